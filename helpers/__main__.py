@@ -1,0 +1,178 @@
+"""`python -m helpers`: the command line. With any Python of 3.11 or newer, it first makes this checkout's environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":
+    if os.environ.pop("PYTHONPATH", ""):  # what it names could stand in for the standard library
+        os.execv(sys.executable, getattr(sys, "orig_argv", [sys.executable, "-m", "helpers", *sys.argv[1:]]))
+    from helpers import install
+
+    install.enter(sys.argv[1:])
+
+import ast
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from helpers.errors import TutorialError
+from helpers.install import ROOT, inside, remove_made
+
+
+class Commands(click.Group):
+    """A foreseeable problem is told without a traceback."""
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except TutorialError as problem:
+            raise click.ClickException(str(problem)) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def cli() -> None:
+    """From EC2 to scalable ECS, as notebooks that really run: without an AWS account, on this machine."""
+
+
+@cli.command("install")
+@click.option("--here", is_flag=True, help="Into the active environment (conda, Binder), not into .venv.")
+def install_command(here: bool) -> None:
+    """Set up, and do nothing else. Any other command does so as well when need be."""
+    click.echo(f"ready: {sys.prefix}")
+
+
+@cli.command()
+@click.argument("notebooks", nargs=-1)
+@click.option(
+    "-p", "--parameter", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A notebook's."
+)
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0, min_open=True),
+    help="AWS seconds in a real second; 30 unless told.",
+)
+@click.option("--keep", is_flag=True, help="Leave the run's sandbox up.")
+@click.option("--write", is_flag=True, help="Give the notebooks in notebooks/ the outputs, if all are green.")
+@click.option("--target", type=click.Choice(["sandbox"]), default="sandbox", show_default=True)
+def run(notebooks, parameters, speed, keep, write, target) -> None:
+    """Execute NOTEBOOKS ("07", a name or a path; all, in order, unless told) in a private sandbox.
+
+    Leaves runs/latest/: the executed notebooks, summary.json, the load test's scaling.csv and scaling.png.
+    """
+    from helpers import run as runner
+
+    given = {name: value_of(text) for name, text in parameters}
+    raise SystemExit(runner.run(notebooks, given, speed=speed, keep=keep, write=write, target=target))
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
+def test(pytest_arguments) -> None:
+    """Check the style and run all tests, or those that PYTEST_ARGUMENTS choose, in a private sandbox."""
+    from helpers import session
+
+    steps = {
+        "style": ["ruff", "check", "."],
+        "format": ["ruff", "format", "--check", "."],
+        "tests": ["pytest", *(pytest_arguments or ("--cov", "--cov-report=term", "--durations=15"))],
+    }
+    failed, took = [], []
+    with tempfile.TemporaryDirectory(prefix="tests-", dir=_made("runs")) as folder:
+        settings = inside(Path(sys.prefix)) | {"SANDBOX_STATE": str(Path(folder) / "sandbox")}
+        try:
+            for name, command in steps.items():
+                click.echo(f"$ {' '.join(command)}")
+                began = time.monotonic()
+                if _finish(subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=settings)):
+                    failed.append(name)
+                took.append(f"{name} {time.monotonic() - began:.0f} s")
+        finally:
+            session.stop(Path(folder) / "sandbox")
+    click.echo(f"{', '.join(took)}: " + (f"{' and '.join(failed)} failed" if failed else "all green"))
+    raise SystemExit(1 if failed else 0)
+
+
+@cli.command()
+def lab() -> None:
+    """Open JupyterLab on the notebooks."""
+    command = [sys.executable, "-m", "jupyterlab", str(ROOT / "notebooks")]
+    os.execve(sys.executable, command, inside(Path(sys.prefix)))
+
+
+@cli.command()
+@click.option("--region", default="us-east-1", show_default=True)
+def status(region: str) -> None:
+    """Show services, tasks, targets, alarms and the AWS time of the sandbox that is up."""
+    from helpers import session, status
+
+    running = session.attach()
+    if running is None:
+        raise TutorialError(
+            "No sandbox is up.", next="Open a notebook and run its first cells: connect() starts one."
+        )
+    session.isolate(os.environ, running.endpoint, region, Path(running.state))
+    click.echo(
+        f"AWS time {running.now():%Y-%m-%d %H:%M:%S} UTC, {running.speed:g} times as fast as yours, in {region}"
+    )
+    click.echo(f"decisions and their reasons: {Path(running.state) / 'sandbox.log'}\n")
+    click.echo(status.status(region))
+
+
+@cli.command()
+def stop() -> None:
+    """End the sandbox that is up, with everything it runs."""
+    from helpers import session
+
+    click.echo("stopped" if session.stop() else "no sandbox was up")
+
+
+@cli.command()
+@click.option(
+    "--all", "everything", is_flag=True, help="What the set-up made, too: .venv and the Node packages."
+)
+def clean(everything: bool) -> None:
+    """Stop this checkout's sandboxes and remove what runs made."""
+    from helpers import session
+
+    for state in {ROOT / ".sandbox", *(path.parent for path in ROOT.glob("runs/*/sandbox/state.json"))}:
+        if session.stop(state):
+            click.echo(f"stopped the sandbox of {state.relative_to(ROOT)}")
+    remove_made(ROOT, everything)
+
+
+def value_of(text: str) -> object:
+    """A parameter's value as it is meant: a number, True, False, None or a list where it reads like one, else text."""
+    if text.lower() in ("true", "false", "none"):
+        text = text.capitalize()
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _made(name: str) -> Path:
+    folder = ROOT / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _finish(process: subprocess.Popen) -> int:
+    """Its exit status. A Ctrl-C reaches it as well as us, and a SIGTERM is passed on; both wait for its end."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    cli(prog_name="python -m helpers")

@@ -1,0 +1,434 @@
+"""The figures: one style, one time axis in AWS minutes since the load began.
+
+Colours are Okabe and Ito's, told apart by colour-blind eyes. What stands close together is named in place, so that
+no legend has to be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import wraps
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from helpers.cloudwatch import desired_steps, series, step_and_drop
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from pandas import DataFrame, Series
+
+    from helpers.report import Report
+    from helpers.services import Scaling
+
+BLUE, SKY, GREEN, ORANGE, RED, PURPLE, GREY = (
+    "#0072B2",
+    "#56B4E9",
+    "#009E73",
+    "#E69F00",
+    "#D55E00",
+    "#CC79A7",
+    "#6B6B6B",
+)
+STYLE = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#999999",
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.5,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E9E9E9",
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "font.size": 8.5,
+    "lines.linewidth": 1.6,
+}
+MINUTE = timedelta(minutes=1)
+DARK = {RED: "#A84700", SKY: "#1B6E9C", PURPLE: "#7D3C69"}  # for words in or beside the colour
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draws in our style, and leaves the learner's own settings alone."""
+
+    @wraps(draw)
+    def in_style(*args: Any, **kwargs: Any) -> Figure:
+        from matplotlib import rc_context
+
+        with rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return in_style
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The shared time axis: AWS minutes since the load began."""
+
+    start: datetime
+    end: datetime
+
+    def minutes(self, time: datetime) -> float:
+        return (time - self.start) / MINUTE
+
+    @property
+    def length(self) -> float:
+        return self.minutes(self.end)
+
+
+@styled
+def plot_scaling(
+    frame: DataFrame,
+    report: Report,
+    *,
+    activities: DataFrame | None = None,
+    guess: tuple[float, float] | None = None,
+    policy: Scaling | None = None,
+) -> Figure:
+    """Load, latency, CPU and tasks on one time axis.
+
+    `frame`: scaling_frame's; `activities`: metrics.activities', by default read off the frame's DesiredTaskCount;
+    `guess`: (tasks, AWS minutes after the load stepped up); `policy`: service.scaling, for target and low threshold.
+    """
+    figure, (rates, latency, cpu, tasks) = _figure(4, (10, 9.2), [1.15, 0.95, 1.35, 1.2])
+    axis = Axis(report.start, report.end)
+    _draw_rates(rates, frame, report, axis)
+    _draw_latency(latency, frame, report, axis)
+    target = (policy and policy.target) or 50.0
+    _draw_cpu(cpu, frame, axis, target, 0.9 * target)
+    steps = desired_steps(frame) if activities is None else _steps_of(activities)
+    _draw_tasks(tasks, frame, report, axis, steps)
+    if guess:
+        _draw_guess(tasks, axis.minutes(step_and_drop(report)[0]) + guess[1], guess[0], axis)
+    _finish(figure, report, axis)
+    return figure
+
+
+@styled
+def plot_load(report: Report, *, like: Report | None = None) -> Figure:
+    """What the visitors saw; `like`: another report, whose scales are taken over for a fair comparison."""
+    figure, (rates, latency) = _figure(2, (10, 5), [1.15, 1])
+    axis = Axis(report.start, report.end)
+    _draw_rates(rates, report.frame, report, axis)
+    _draw_latency(latency, report.frame, report, axis)
+    for panel, limits in zip((rates, latency), _limits([report, like or report]), strict=True):
+        panel.set_ylim(limits)
+    _finish(figure, report, axis)
+    return figure
+
+
+@styled
+def plot_comparison(first: Report, second: Report, labels: Sequence[str]) -> Figure:
+    """Two loads side by side on the same scales; `labels`: a title each."""
+    figure, panels = _figure(2, (11, 5), [1.15, 1], columns=2)
+    for column, (report, label) in enumerate(zip((first, second), labels, strict=True)):
+        axis = Axis(report.start, report.end)
+        rates, latency = panels[column], panels[2 + column]
+        _draw_rates(rates, report.frame, report, axis)
+        _draw_latency(latency, report.frame, report, axis)
+        for panel, limits in zip((rates, latency), _limits([first, second]), strict=True):
+            panel.set_ylim(limits)
+        rates.set_title(label, pad=20)
+        latency.set_title("latency")
+        _phases(rates, [rates, latency], report, axis)
+        latency.set_xlabel("AWS minutes since the load began")
+        rates.tick_params(labelbottom=False)
+    _corner(figure, first)
+    return figure
+
+
+@styled
+def plot_live(report: Report, counts: Sequence[tuple[datetime, dict[str, int]]]) -> Figure:
+    """The load so far, and the tasks as ECS counts them: (AWS time, desired, running and healthy)."""
+    figure, (rates, latency, tasks) = _figure(3, (10, 5.4), [1, 1, 0.8], dpi=72, layout=None)
+    figure.subplots_adjust(
+        0.075, 0.09, 0.985, 0.92, hspace=0.38
+    )  # four times as quick as a constrained layout
+    axis = Axis(report.start, max([report.end, *(time for time, _ in counts)]))
+    if len(report.frame):
+        _draw_rates(rates, report.frame, report, axis)
+        _draw_latency(latency, report.frame, report, axis)
+    minutes = [axis.minutes(time) for time, _ in counts]
+    for name, style in TASKS.items():
+        tasks.step(minutes, [count[name] for _, count in counts], where="post", **style)
+    if counts:
+        now = ", ".join(f"{count} {word}" for word, count in counts[-1][1].items())
+        tasks.set_title(f"Tasks now: {now} (ECS, load balancer)")
+        _whole(tasks, max(max(count.values()) for _, count in counts))
+    _finish(figure, report, axis)
+    return figure
+
+
+TASKS: dict[str, dict[str, Any]] = {
+    "healthy": {"color": SKY, "linewidth": 5, "alpha": 0.55, "solid_capstyle": "butt"},
+    "running": {"color": GREEN, "linewidth": 2.2},
+    "desired": {"color": "black", "linewidth": 1.2, "linestyle": (0, (3, 2))},
+}
+
+
+def _figure(
+    rows: int,
+    size: tuple[float, float],
+    heights: list[float],
+    columns: int = 1,
+    dpi: int = 100,
+    layout: str | None = "constrained",
+) -> tuple[Figure, list[Axes]]:
+    """A figure and its panels, which no notebook shows by itself."""
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(
+        rows,
+        columns,
+        figsize=size,
+        dpi=dpi,
+        sharex="col",
+        layout=layout,
+        gridspec_kw={"height_ratios": heights},
+        squeeze=False,
+    )
+    pyplot.close(figure)
+    return figure, list(panels.flat)
+
+
+def _draw_rates(panel: Axes, frame: DataFrame, report: Report, axis: Axis) -> None:
+    offered, served, failed = (
+        _client(frame, f"Requests{word}", report, axis) for word in ("Offered", "Served", "Failed")
+    )
+    panel.plot(offered.index, offered, color=GREY, linestyle=(0, (4, 2)), linewidth=1.3)
+    panel.plot(served.index, served, color=BLUE)
+    panel.set_ylim(0, max(offered.max(), served.max(), 1) * 1.25)
+    at = axis.minutes(step_and_drop(report)[0]) + 0.03 * axis.length
+    _name(panel, at, _at(offered, at), "offered", GREY, above=True)
+    strained = _at(served, at) < 0.92 * _at(offered, at)
+    _name(panel, at, _at(served, at), "served", BLUE, above=False, gap=4 if strained else 6)
+    if failed.max() > 0:
+        panel.fill_between(failed.index, failed, color=RED, alpha=0.5, linewidth=0)
+        worst = failed.idxmax()
+        _name(panel, worst, failed.max(), f"failed: {report.failed:,}", RED, above=True)
+    panel.set_ylabel("requests per\nreal second")
+    panel.set_title("What visitors saw: requests (Locust's record)")
+
+
+def _draw_latency(panel: Axes, frame: DataFrame, report: Report, axis: Axis) -> None:
+    p50, p95 = (_client(frame, f"Latency{word}", report, axis) for word in ("P50", "P95"))
+    if not len(p50):
+        return
+    panel.set_yscale("log")
+    panel.fill_between(p50.index, p50, p95, color=PURPLE, alpha=0.15, linewidth=0)
+    panel.plot(p95.index, p95, color=PURPLE)
+    panel.plot(p50.index, p50, color=DARK[PURPLE], linewidth=1.2)
+    panel.set_ylim(*_log_limits([p50, p95]))
+    panel.yaxis.set_major_formatter("{x:,.0f}")
+    panel.yaxis.set_minor_formatter("")
+    at = axis.minutes(step_and_drop(report)[0]) + 0.03 * axis.length
+    _name(panel, at, _at(p95, at), "p95", PURPLE, above=True)
+    _name(panel, at, _at(p50, at), "p50", DARK[PURPLE], above=False)
+    panel.set_ylabel("ms, log scale")
+    panel.set_title("What visitors saw: latency (Locust's record)")
+
+
+def _draw_cpu(panel: Axes, frame: DataFrame, axis: Axis, target: float, low: float) -> None:
+    coldest, average, hottest = (
+        _minutely(series(frame, f"CPUUtilization{word}"), axis) for word in ("Minimum", "Average", "Maximum")
+    )
+    for alarm, color in (("AlarmHigh", RED), ("AlarmLow", SKY)):
+        for begin, end in _spans(series(frame, alarm)):
+            _shade(panel, axis, max(begin, axis.start), min(end, axis.end), alarm, color)
+    panel.fill_between(average.index, coldest, hottest, color=ORANGE, alpha=0.35, linewidth=0)
+    panel.plot(average.index, average, color="#B87A00")
+    for level, text, side in ((target, f"target {target:g} %", "bottom"), (low, f"low {low:g} %", "top")):
+        panel.axhline(level, color=GREY, linewidth=0.9, linestyle=(0, (1, 1.5)))
+        panel.text(1.004, level, text, transform=panel.get_yaxis_transform(), va=side, color=GREY, fontsize=8)
+    panel.set_ylim(0, 122)
+    panel.set_yticks([0, 25, 50, 75, 100])
+    panel.set_ylabel("CPU, % of what the\ntasks may use")
+    panel.set_title(
+        "CPU of the service: average, band from coldest to hottest task; shaded: an alarm is in ALARM (CloudWatch)"
+    )
+
+
+def _shade(panel: Axes, axis: Axis, begin: datetime, end: datetime, text: str, color: str) -> None:
+    left, right = axis.minutes(begin), axis.minutes(end)
+    if right <= left:
+        return
+    panel.axvspan(left, right, color=color, alpha=0.14, linewidth=0)
+    narrow = right - left < 0.09 * axis.length
+    low = narrow and text == "AlarmHigh"  # where CPU is high, the room is below
+    panel.text(
+        (left + right) / 2,
+        5 if low else 119,
+        text,
+        color=DARK[color],
+        ha="center",
+        va="bottom" if low else "top",
+        rotation=90 if narrow else 0,
+        fontsize=8,
+    )
+
+
+def _draw_tasks(panel: Axes, frame: DataFrame, report: Report, axis: Axis, steps: list) -> None:
+    sources = {"desired": "DesiredTaskCount", "running": "RunningTaskCount", "healthy": "HealthyHostCount"}
+    counts = {name: series(frame, metric) for name, metric in sources.items()}
+    for name, style in TASKS.items():
+        minutes = [axis.minutes(time) for time in counts[name].index]
+        values = list(counts[name])
+        if name != "desired" and minutes:  # the last datapoint lasts a minute, too
+            minutes, values = [*minutes, min(minutes[-1] + 1, axis.length)], [*values, values[-1]]
+        panel.step(minutes, values, where="post", **style)
+    highest = max((values.max() for values in counts.values() if len(values)), default=1)
+    _whole(panel, highest)
+    for time, old, new in steps:
+        out = new > old
+        panel.annotate(
+            f"{old} → {new}",
+            (axis.minutes(time), new if out else old),
+            xytext=(-4 if out else 5, 3),
+            textcoords="offset points",
+            ha="right" if out else "left",
+            va="bottom",
+            fontweight="bold",
+        )
+    key = (("╍ desired", "black"), ("━ running", GREEN), ("━ healthy", DARK[SKY]))
+    for place, (name, color) in enumerate(key):
+        panel.text(1.004, 0.9 - 0.15 * place, name, transform=panel.transAxes, color=color, fontsize=8)
+    panel.set_ylabel("tasks")
+    panel.set_title("Tasks: desired (scaling activities), running and healthy (CloudWatch)")
+
+
+def _draw_guess(panel: Axes, minute: float, count: float, axis: Axis) -> None:
+    shown = min(max(minute, 0.0), axis.length)
+    panel.plot([shown], [count], marker="*", markersize=13, color=PURPLE, markeredgecolor="white", zorder=5)
+    left = shown > 0.85 * axis.length
+    panel.annotate(
+        "your guess",
+        (shown, count),
+        xytext=(-7 if left else 7, -6),
+        textcoords="offset points",
+        ha="right" if left else "left",
+        va="top",
+        color=DARK[PURPLE],
+        fontweight="bold",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+    )
+    _whole(panel, max(count, panel.get_ylim()[1] / 1.25))
+
+
+def _finish(figure: Figure, report: Report, axis: Axis) -> None:
+    panels = figure.axes
+    _phases(panels[0], panels, report, axis)
+    panels[0].set_title(panels[0].get_title("left"), loc="left", pad=18)
+    panels[-1].set_xlabel("AWS minutes since the load began")
+    _corner(figure, report)
+
+
+def _phases(top: Axes, panels: list[Axes], report: Report, axis: Axis) -> None:
+    """A thin line where a phase begins, and its name above the first panel."""
+    for _, phase in report.phases.iterrows():
+        begin, end = axis.minutes(phase["start"]), axis.minutes(phase["end"])
+        for panel in panels:
+            panel.axvline(begin, color="#BBBBBB", linewidth=0.8, zorder=0)
+        top.annotate(
+            phase["phase"],
+            ((begin + end) / 2, 1),
+            xycoords=top.get_xaxis_transform(),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            color=GREY,
+            fontsize=8.5,
+            style="italic",
+        )
+    for panel in panels:
+        panel.set_xlim(0, max(axis.length, 1))
+
+
+def _corner(figure: Figure, report: Report) -> None:
+    where = f"{report.target} · {report.runtime} runtime · {report.speed:g} AWS seconds a real second"
+    figure.supxlabel(where, x=0.995, ha="right", fontsize=7.5, color=GREY)
+
+
+def _client(frame: DataFrame, metric: str, report: Report, axis: Axis) -> Series:
+    """A series of Locust's by AWS minutes, each value in the middle of its bucket; NaN where nothing was served."""
+    middle = timedelta(seconds=report.bucket / 2)
+    values = _by_minute(series(frame, metric), axis, middle)
+    return _with_gaps(values, 1.5 * report.bucket / 60)
+
+
+def _minutely(values: Series, axis: Axis) -> Series:
+    """A series of CloudWatch's by AWS minutes, each value in the middle of its minute."""
+    return _with_gaps(_by_minute(values, axis, MINUTE / 2), 1.5)
+
+
+def _by_minute(values: Series, axis: Axis, shift: timedelta) -> Series:
+    return values.set_axis([axis.minutes(time + shift) for time in values.index])
+
+
+def _with_gaps(values: Series, longest: float) -> Series:
+    """With a NaN where more than `longest` minutes lie between two values, so that no line is drawn there."""
+    from pandas import Series, concat
+
+    times = list(values.index)
+    holes = [a + longest / 2 for a, b in pairwise(times) if b - a > longest]
+    return concat([values, Series(float("nan"), index=holes)]).sort_index() if holes else values
+
+
+def _spans(state: Series) -> list[tuple[datetime, datetime]]:
+    """The times during which a state was 1."""
+    times = [time.to_pydatetime() for time in state.index]
+    return [(a, b) for a, b, on in zip(times, times[1:], state, strict=False) if on == 1]
+
+
+def _steps_of(activities: DataFrame) -> list[tuple[datetime, int, int]]:
+    done = activities[activities["status"] != "Failed"]
+    return list(zip(done["time"], done["from"], done["to"], strict=True))
+
+
+def _at(values: Series, minute: float) -> float:
+    """The value nearest to a time."""
+    known = values.dropna()
+    return float(known.iloc[abs(known.index - minute).argmin()])
+
+
+def _name(
+    panel: Axes, minute: float, value: float, text: str, color: str, *, above: bool, gap: float = 4
+) -> None:
+    panel.annotate(
+        text,
+        (minute, value),
+        xytext=(0, gap if above else -gap),
+        textcoords="offset points",
+        ha="left",
+        va="bottom" if above else "top",
+        color=color,
+        fontweight="bold",
+    )
+
+
+def _whole(panel: Axes, highest: float) -> None:
+    """Room for so many tasks and a word above them, ticks at whole tasks."""
+    from matplotlib.ticker import MaxNLocator
+
+    panel.set_ylim(0, max(2, highest) * 1.25)
+    panel.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+
+
+def _limits(reports: list[Report]) -> list[tuple[float, float]]:
+    """The scales on which all of them fit: requests, latency."""
+    frames = [report.frame for report in reports]
+    rates = [series(frame, f"Requests{word}").max() for frame in frames for word in ("Offered", "Served")]
+    latencies = [series(frame, f"Latency{word}") for frame in frames for word in ("P50", "P95")]
+    return [(0, max([*rates, 1]) * 1.25), _log_limits(latencies)]
+
+
+def _log_limits(latencies: list[Series]) -> tuple[float, float]:
+    known = [values for values in latencies if len(values)]
+    if not known:
+        return 1.0, 1000.0
+    return min(values.min() for values in known) / 2, max(values.max() for values in known) * 3

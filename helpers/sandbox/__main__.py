@@ -1,0 +1,206 @@
+"""Stands in for a region of AWS: one process that holds the endpoint, the records and every loop that acts on them.
+
+    python -m helpers.sandbox --state DIR --speed 30 --runtime process
+
+Differs: it ends after two real hours without a request, with everything it runs. After a SIGKILL, the host process
+that caps the tasks ends them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helpers.sandbox import Sandbox, SandboxError, held
+from helpers.sandbox.clock import AwsClock, Clock
+
+if TYPE_CHECKING:
+    from helpers.sandbox.balancer import Request
+    from helpers.sandbox.endpoint import Endpoint
+
+log = logging.getLogger("sandbox")
+
+IDLE = 2 * 3600.0  # real seconds without a request, after which the sandbox ends
+
+
+class Loop(threading.Thread):
+    """Calls `step` every so many real seconds. A step that fails is logged, and the loop goes on."""
+
+    def __init__(self, name: str, step: Callable[[], None], every: float):
+        super().__init__(name=name, daemon=True)
+        self.step, self.every, self.ended = step, every, threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.wait(self.every):
+            try:
+                self.step()
+            except Exception:
+                log.exception("a step of %s failed; it goes on", self.name)
+                self.ended.wait(1.0)
+
+
+class AwsTimeFormatter(logging.Formatter):
+    def __init__(self, clock: Clock):
+        super().__init__("%(asctime)s %(name)-20s %(message)s")
+        self._clock = clock
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        return self._clock.now().strftime("%H:%M:%S")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = ArgumentParser(prog="python -m helpers.sandbox", description="A small AWS on this machine.")
+    parser.add_argument("--state", type=Path, required=True, help="directory for its files")
+    parser.add_argument("--speed", type=float, default=30.0, help="AWS seconds in a real second")
+    parser.add_argument("--runtime", choices=["process"], default="process", help="what a task runs as")
+    options = parser.parse_args(argv)
+    options.state.mkdir(parents=True, exist_ok=True)
+    clock = AwsClock(options.speed)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(AwsTimeFormatter(clock))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    warnings.filterwarnings("ignore", message="Exception.AwsError. with code")  # moto's models do not list all codes
+    log.setLevel(logging.INFO)
+    try:
+        with held(options.state):
+            Region(options.state, clock).run()
+    except SandboxError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+class Region:
+    """The parts, wired. See the picture in `helpers/sandbox/__init__.py`."""
+
+    def __init__(self, state: Path, clock: AwsClock):
+        # Imported here, in the order in which they are needed: the first call is answered while the rest loads.
+        from helpers.sandbox import mends
+        from helpers.sandbox.endpoint import Endpoint
+
+        self.state, self.clock = state, clock
+        self.ports_file = state / "ports.json"
+        self.old_ports = json.loads(self.ports_file.read_text()) if self.ports_file.exists() else {}
+        self.endpoint = self._endpoint(Endpoint)
+        mends.install_time(clock)
+        self.endpoint.on_region = lambda region: mends.furnish(self.endpoint.client("ec2", region))
+        mends.preload()
+        self._wire()
+
+    def _endpoint(self, make: Callable[[int], Endpoint]) -> Endpoint:
+        try:
+            return make(self.old_ports.get("endpoint", 0))
+        except (OSError, SystemExit):  # its old port is taken; werkzeug says so by SystemExit
+            return make(0)
+
+    def _wire(self) -> None:
+        from helpers.sandbox import metric_store, task_definitions
+        from helpers.sandbox.alarms import Alarms
+        from helpers.sandbox.autoscaler import AutoScaler
+        from helpers.sandbox.balancer import Balancer
+        from helpers.sandbox.host import Host
+        from helpers.sandbox.logs import AwsLogs
+        from helpers.sandbox.metadata import MetadataServer
+        from helpers.sandbox.meter import Meter
+        from helpers.sandbox.records import Records
+        from helpers.sandbox.registry import Registry
+        from helpers.sandbox.scheduler import Scheduler
+        from helpers.sandbox.stacks import CloudFormation
+        from helpers.sandbox.tasks import ProcessRuntime
+
+        state, clock, aws, changes = self.state, self.clock, self.endpoint.client, self.endpoint.changes
+        records = Records()
+        metric_store.mend_metrics()
+        self.host, self.metadata = Host(), MetadataServer(records)
+        logs, registry = AwsLogs(records, aws, clock), Registry(state, clock, aws)
+        self.runtime = ProcessRuntime(
+            state, self.host, clock, registry.image, metadata_url=self.metadata.url, on_start=logs.follow
+        )
+        self.balancer = balancer = Balancer(
+            state, clock, aws, changes, records.resolve, self.host.spawn, self.old_ports.get("balancers", {})
+        )
+        self.scheduler = scheduler = Scheduler(
+            clock, records, aws, self.runtime, balancer.health, logs, in_flight=balancer.in_flight
+        )
+        meter = Meter(clock, records, aws, changes, self._requests, balancer.health)
+        alarms = Alarms(clock, records, aws)
+        autoscaler = AutoScaler(clock, records, aws, alarms.evaluations)
+        for part in (registry, balancer, scheduler, meter, alarms, autoscaler, CloudFormation(clock, aws)):
+            self.endpoint.add(part.operations())
+        self.endpoint.add(task_definitions.operations())
+        self.loops = [
+            Loop("balancer", balancer.step, every=0.1),
+            Loop("scheduler", scheduler.step, every=0.1),
+            Loop("meter", meter.step, every=0.05),
+            Loop("alarms", alarms.step, every=0.1),
+            Loop("autoscaler", autoscaler.step, every=0.1),
+            Loop("logs", logs.step, every=0.5),
+        ]
+
+    def _requests(self) -> list[Request]:
+        """The requests that the load balancers served: these count as use, too."""
+        served = self.balancer.requests()
+        if served:
+            self.endpoint.last_request = time.monotonic()
+        return served
+
+    def run(self) -> None:
+        """Serve until SIGTERM, or until nobody has asked anything for `IDLE` real seconds."""
+        ended = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: ended.set())
+        self.host.start()
+        try:
+            self.metadata.start()
+            self.balancer.start()
+            self.endpoint.start()
+            for loop in self.loops:
+                loop.start()
+            here = Sandbox(
+                state=str(self.state.resolve()),
+                pid=os.getpid(),
+                endpoint=self.endpoint.url,
+                speed=self.clock.speed,
+                runtime=self.runtime.name,
+                real_epoch=time.time(),
+                aws_epoch=self.clock.time(),
+            )
+            here.write()
+            log.info("ready at %s, %g AWS seconds a second", here.endpoint, here.speed)
+            while not ended.wait(1.0):
+                if time.monotonic() - self.endpoint.last_request > IDLE:
+                    log.info("nobody has asked anything for %g hours: good night", IDLE / 3600)
+                    break
+                self._remember_ports()
+        finally:
+            self._close()
+
+    def _remember_ports(self) -> None:
+        ports = {"endpoint": self.endpoint.port, "balancers": self.balancer.ports()}
+        if ports != self.old_ports:
+            self.ports_file.write_text(json.dumps(ports, indent=1) + "\n")
+            self.old_ports = ports
+
+    def _close(self) -> None:
+        (self.state / "state.json").unlink(missing_ok=True)
+        for loop in self.loops:
+            loop.ended.set()
+        self.scheduler.close()
+        self.runtime.close()
+        self.balancer.stop()
+        self.host.stop()
+        log.info("ended")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Stands in for awslogs, the log driver that brings what a task writes to CloudWatch Logs.
+
+Differs: a task writes to a file, and `AwsLogs.step` reads on from there; a line's timestamp is the AWS time at which
+it was read. Only the `awslogs` driver is known. A line that CloudWatch refuses is tried again while its task runs,
+so it may come twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from helpers.sandbox.clock import Clock
+from helpers.sandbox.endpoint import Aws
+from helpers.sandbox.records import Records, Task
+from helpers.sandbox.tasks import RunningTask
+
+log = logging.getLogger("sandbox.logs")
+
+# PutLogEvents, Amazon CloudWatch Logs API Reference: bytes and events in a batch, bytes counted besides each event.
+BATCH_BYTES, BATCH_EVENTS, EVENT_OVERHEAD = 1_048_576, 10_000, 26
+MAX_EVENT = 262_144 - EVENT_OVERHEAD  # bytes of a line, beyond which Docker's awslogs driver splits it
+CHUNK = 262_144  # bytes read from a task's output at once
+CHUNKS = 16  # for each task in one step: one that writes without end must not keep the others waiting
+
+
+class ResourceInitializationError(Exception):
+    """Why a task's log driver cannot work. Its text follows the error's name in ECS's `stoppedReason`."""
+
+
+@dataclass
+class Tail:
+    """How far a task's output has been delivered."""
+
+    task: RunningTask
+    region: str
+    group: str
+    stream: str
+    offset: int = 0  # bytes of the output read
+    rest: bytes = b""  # the beginning of a line that has not ended
+    failing: bool = False
+    done: bool = False
+
+
+class AwsLogs:
+    """Delivers the output of the tasks in `records`, and of those it was told to `follow`."""
+
+    def __init__(self, records: Records, aws: Aws, clock: Clock):
+        self.records, self.aws, self.clock = records, aws, clock
+        self._regions: dict[str, str] = {}  # by task ARN
+        self._tails: dict[str, Tail] = {}
+
+    def open_stream(self, task: Task, container: dict[str, Any]) -> tuple[str, str] | None:
+        """Make the log stream of a container definition's task: its log group and name, None when it logs nowhere.
+
+        ResourceInitializationError when that fails: the task cannot start then.
+        """
+        configuration = container.get("logConfiguration") or {}
+        if configuration.get("logDriver") != "awslogs":
+            return None
+        options = configuration.get("options", {})
+        group, region = options["awslogs-group"], options.get("awslogs-region", task.region)
+        stream = stream_name(options.get("awslogs-stream-prefix"), container["name"], task.id)
+        logs = self.aws("logs", region)
+        try:
+            if options.get("awslogs-create-group") == "true":
+                _make(logs.create_log_group, logGroupName=group)
+            _make(logs.create_log_stream, logGroupName=group, logStreamName=stream)
+        except ClientError as error:
+            raise ResourceInitializationError(
+                "failed to validate logger args: create stream has been retried 1 times: failed to create Cloudwatch "
+                f"log stream: {_words(error)} : exit status 1"
+            ) from error
+        self._regions[task.arn] = region
+        return group, stream
+
+    def follow(self, task: RunningTask) -> None:
+        """Deliver this task's output from now on to its end, whatever becomes of its record."""
+        spec = task.spec
+        if spec.log_group and spec.log_stream and spec.task_arn not in self._tails:
+            region = self._regions.pop(spec.task_arn, spec.region)
+            self._tails[spec.task_arn] = Tail(task, region, spec.log_group, spec.log_stream)
+
+    def step(self) -> None:
+        with self.records.lock:
+            running = {arn: task.process for arn, task in self.records.tasks.items() if task.process}
+        for process in running.values():
+            self.follow(process)
+        for arn, tail in list(self._tails.items()):
+            if not tail.done:
+                self._deliver(tail)
+            elif arn not in running:
+                del self._tails[arn]
+
+    def _deliver(self, tail: Tail) -> None:
+        ended = tail.task.poll() is not None  # asked before reading: after it nothing more is written
+        try:
+            for _ in range(CHUNKS):
+                read = self._deliver_chunk(tail, ended)
+                if read < CHUNK:
+                    tail.done = ended
+                    break
+            tail.failing = False
+        except ClientError as error:
+            if not tail.failing:
+                log.warning("%s %s: not delivered: %s", tail.group, tail.stream, error)
+            tail.failing, tail.done = True, ended
+
+    def _deliver_chunk(self, tail: Tail, ended: bool) -> int:
+        with tail.task.output.open("rb") as output:
+            output.seek(tail.offset)
+            chunk = output.read(CHUNK)
+        lines, rest = split_lines(tail.rest + chunk)
+        if ended and len(chunk) < CHUNK and rest:
+            lines, rest = [*lines, rest], b""
+        for batch in batches(lines, round(self.clock.time() * 1000)):
+            self.aws("logs", tail.region).put_log_events(
+                logGroupName=tail.group, logStreamName=tail.stream, logEvents=batch
+            )
+        tail.offset += len(chunk)
+        tail.rest = rest
+        return len(chunk)
+
+
+def stream_name(prefix: str | None, container: str, task_id: str) -> str:
+    """The name of a task's log stream: "prefix/container/task id"."""
+    return f"{prefix}/{container}/{task_id}" if prefix else task_id
+
+
+def split_lines(data: bytes) -> tuple[list[bytes], bytes]:
+    """The lines that have ended, without the empty ones, none too long for an event; and the beginning of the next."""
+    *whole, rest = data.split(b"\n")
+    lines = [piece for line in whole if line for piece in _pieces(line)]
+    *more, rest = _pieces(rest)
+    return lines + more, rest
+
+
+def batches(lines: list[bytes], timestamp: int) -> Iterator[list[dict[str, Any]]]:
+    """Log events in batches that PutLogEvents takes; `timestamp` in milliseconds."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for line in lines:
+        more = len(line) + EVENT_OVERHEAD
+        if batch and (size + more > BATCH_BYTES or len(batch) == BATCH_EVENTS):
+            yield batch
+            batch, size = [], 0
+        batch.append({"timestamp": timestamp, "message": line.decode(errors="replace")})
+        size += more
+    if batch:
+        yield batch
+
+
+def _pieces(line: bytes) -> list[bytes]:
+    """A line cut where it is too long for an event, but not within a character; at least one piece."""
+    pieces = []
+    while len(line) > MAX_EVENT:
+        end = MAX_EVENT
+        while end > MAX_EVENT - 3 and line[end] & 0xC0 == 0x80:  # a byte that continues a UTF-8 character
+            end -= 1
+        pieces.append(line[:end])
+        line = line[end:]
+    return [*pieces, line]
+
+
+def _make(call: Any, **what: str) -> None:
+    try:
+        call(**what)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ResourceAlreadyExistsException":
+            raise
+
+
+def _words(error: ClientError) -> str:
+    return f"{error.response['Error']['Code']}: {error.response['Error']['Message']}"

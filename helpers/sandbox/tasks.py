@@ -1,0 +1,407 @@
+"""Stands in for Fargate: pulls a task's image and runs its container.
+
+Differs: in the process runtime a task is a process of this machine, not a container.
+- Its image is a snapshot of an app's directory; the program that runs it is this machine's Node.js.
+- On Fargate each task has a network interface, and all may listen on the same port. Here they share loopback: each is
+  told a free port in PORT, whatever the container port is, and 127.0.0.1 in HOST. An app must listen on PORT.
+- It sees this machine's files. Its working directory is its own copy of the image, node_modules excepted, which all
+  tasks of an image share; the copy goes when the task ends.
+- It has no process namespace. A Node.js app without a SIGTERM handler ends at once with 143; as a container's first
+  process it would ignore the signal and be killed after stopTimeout (137).
+- A task is one container.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from helpers.sandbox.clock import Clock
+from helpers.sandbox.host import LINUX, Host
+from helpers.sandbox.node import NodeMissing, find_node
+from helpers.sandbox.registry import CannotPullContainer, Image
+
+log = logging.getLogger("sandbox.tasks")
+
+UNITS = 1024  # CPU units in a vCPU
+MIB = 2**20
+STOP_TIMEOUT = 30.0  # real seconds; ECS's default on Fargate
+MEMORY_LOOK = 0.25  # real seconds between two looks at a task's memory
+KEEP = 3600.0  # real seconds that an ended task's output stays
+RECENT_PORTS = 1000  # ports not given out again: something may still talk to the task that had one
+OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"  # ECS's reason for the container
+
+
+class CannotPullContainerError(Exception):
+    """A task's image cannot be had. Its text is what follows the error's name in ECS's `stoppedReason`."""
+
+
+class CannotStartContainerError(Exception):
+    """A task's program cannot be started. Its text as above."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What to run. `cpu` in CPU units, `memory` in MiB, `stop_timeout` in real seconds."""
+
+    task_arn: str
+    region: str
+    cluster_arn: str
+    family: str
+    revision: int
+    availability_zone: str
+    private_ip: str
+    container_name: str
+    image: str  # the full reference, "<registry>/<repository>@sha256:…"
+    cpu: int
+    memory: int
+    command: list[str] | None = None  # None: the image's
+    environment: dict[str, str] = field(default_factory=dict)
+    container_port: int | None = None
+    stop_timeout: float = STOP_TIMEOUT
+    log_group: str | None = None
+    log_stream: str | None = None
+
+    @property
+    def task_id(self) -> str:
+        return self.task_arn.rsplit("/", 1)[-1]
+
+
+class RunningTask(Protocol):
+    """A task that was started, until long after its end. All methods may be called from any thread."""
+
+    spec: TaskSpec
+    pid: int
+    address: tuple[str, int]
+    output: Path  # what it wrote to stdout and stderr
+    out_of_memory: bool
+
+    def poll(self) -> int | None:
+        """Its exit code as a container's, None while it runs. Call it often: limits are enforced here."""
+
+    def listening(self) -> bool:
+        """Whether it takes connections at its address."""
+
+    def stop(self) -> None:
+        """SIGTERM; `poll` sends SIGKILL when `stop_timeout` is over. Returns at once."""
+
+    def kill(self) -> None:
+        """SIGKILL to all its processes."""
+
+    def cpu_seconds(self) -> float:
+        """CPU seconds used since its start by all its processes."""
+
+    def memory_bytes(self) -> int:
+        """Resident memory in bytes, 0 once it ended."""
+
+
+class Runtime(Protocol):
+    """What tasks run as: processes, later containers."""
+
+    name: str
+
+    def pull(self, image: str, region: str) -> Image:
+        """The image that a reference names. CannotPullContainerError."""
+
+    def start(self, spec: TaskSpec) -> RunningTask:
+        """Start a task. CannotPullContainerError, CannotStartContainerError."""
+
+    def close(self) -> None:
+        """Kill what still runs."""
+
+
+class ProcessRuntime:
+    """Tasks as processes.
+
+    `images` finds the image that a reference names, for a task in a region: `Registry.image`. `metadata_url` is the
+    address of the task metadata endpoint. Every task gets `environment`, e.g. this sandbox's endpoint, beneath its
+    own. `on_start` is told of each task, so that nothing it says is missed however short it lives.
+    """
+
+    name = "process"
+
+    def __init__(
+        self,
+        state: Path,
+        host: Host,
+        clock: Clock,
+        images: Callable[[str, str], Image],
+        *,
+        metadata_url: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        on_start: Callable[[RunningTask], None] = lambda task: None,
+    ):
+        self.state, self.host, self.clock, self.images = state.resolve(), host, clock, images
+        self.metadata_url, self.environment, self.on_start = metadata_url, dict(environment or {}), on_start
+        self._tasks = self.state / "tasks"
+        shutil.rmtree(self._tasks, ignore_errors=True)  # what an earlier sandbox left
+        self._lock = threading.Lock()
+        self._ports = FreePorts()
+        self._running: dict[str, ProcessTask] = {}
+        self._ended: deque[tuple[float, Path]] = deque()
+
+    def pull(self, image: str, region: str) -> Image:
+        try:
+            return self.images(image, region)
+        except CannotPullContainer as error:
+            raise CannotPullContainerError(error.reason) from error
+
+    def start(self, spec: TaskSpec) -> ProcessTask:
+        image = self.pull(spec.image, spec.region)
+        self._sweep()
+        command = spec.command or image.command
+        if not command:
+            raise CannotStartContainerError("no command specified")
+        directory = self._tasks / spec.task_id
+        port = self._ports.take()
+        try:
+            (directory / "tmp").mkdir(parents=True, exist_ok=True)
+            copy_app(image.rootfs, directory / "app")
+            environment = self._environment(spec, image, directory, port.number)
+            with open(directory / "output.log", "ab") as output:
+                process = self.host.spawn(
+                    command,
+                    vcpu=spec.cpu / UNITS,
+                    cwd=directory / "app",
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+        except (OSError, NodeMissing) as error:
+            port.release()
+            shutil.rmtree(directory, ignore_errors=True)
+            raise CannotStartContainerError(_why_not_started(command, error)) from error
+        task = ProcessTask(spec, process, self.host, self.clock, directory, port)
+        with self._lock:
+            self._running[spec.task_id] = task
+        log.info("task %s: %s runs as process %d on port %d", spec.task_id, command, task.pid, port.number)
+        self.on_start(task)
+        return task
+
+    def close(self) -> None:
+        with self._lock:
+            running = list(self._running.values())
+        for task in running:
+            task.kill()
+        for task in running:
+            task.wait(5)
+
+    def _environment(self, spec: TaskSpec, image: Image, directory: Path, port: int) -> dict[str, str]:
+        """What the task sees: nothing of the sandbox's own environment, which may hold somebody's credentials."""
+        with self._lock:
+            commands = find_node().commands(self.state / "node")
+        environment = {
+            "PATH": f"{commands}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(directory / "tmp"),
+            "TMPDIR": str(directory / "tmp"),
+            "LANG": "C.UTF-8",
+            "AWS_EC2_METADATA_DISABLED": "true",  # on an EC2 instance it would hand out that machine's credentials
+            "NPM_CONFIG_UPDATE_NOTIFIER": "false",  # npm would ask its registry for news
+            **self.environment,
+            **{name: value for name, value in image.environment.items() if name != "PATH"},
+            **spec.environment,
+            "PORT": str(port),
+            "HOST": "127.0.0.1",
+            "AWS_REGION": spec.region,
+            "AWS_DEFAULT_REGION": spec.region,
+            "AWS_EXECUTION_ENV": "AWS_ECS_FARGATE",
+        }
+        if self.metadata_url:
+            environment["ECS_CONTAINER_METADATA_URI_V4"] = f"{self.metadata_url}/v4/{spec.task_id}"
+        return environment
+
+    def _sweep(self) -> None:
+        """Forget the tasks that ended, and an hour later their output."""
+        now = self.clock.monotonic()
+        with self._lock:
+            for task_id, task in list(self._running.items()):
+                if task.ended:
+                    del self._running[task_id]
+                    self._ended.append((now, task.directory))
+            while self._ended and self._ended[0][0] < now - KEEP:
+                shutil.rmtree(self._ended.popleft()[1], ignore_errors=True)
+
+
+class ProcessTask:
+    """A RunningTask that is a process group."""
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        process: subprocess.Popen[bytes],
+        host: Host,
+        clock: Clock,
+        directory: Path,
+        port: Port,
+    ):
+        self.spec, self.directory, self.pid = spec, directory, process.pid
+        self.address = ("127.0.0.1", port.number)
+        self.output = directory / "output.log"
+        self.out_of_memory = False
+        self._process, self._host, self._clock, self._port = process, host, clock, port
+        self._lock = threading.RLock()
+        self._code: int | None = None
+        self._cpu = 0.0
+        self._kill_at: float | None = None
+        self._memory_at = clock.monotonic()
+
+    @property
+    def ended(self) -> bool:
+        """Whether `poll` has told its exit code."""
+        return self._code is not None
+
+    def poll(self) -> int | None:
+        with self._lock:
+            if self._code is None:
+                self._enforce(self._clock.monotonic())
+                if self._has_exited():
+                    self._bury()
+            return self._code
+
+    def listening(self) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(0.05)  # on loopback a connection is taken or refused at once
+            return probe.connect_ex(self.address) == 0
+
+    def stop(self) -> None:
+        with self._lock:
+            if self.poll() is None and self._kill_at is None:
+                self._kill_at = self._clock.monotonic() + self.spec.stop_timeout
+                os.kill(self.pid, signal.SIGTERM)  # a container's first process alone gets it
+                self._signal_all(signal.SIGCONT)  # whoever stopped it, it must be able to drain
+
+    def kill(self) -> None:
+        with self._lock:
+            if self._code is None:
+                self._signal_all(signal.SIGKILL)
+
+    def wait(self, timeout: float) -> int | None:
+        """Its exit code, waited for at most so many real seconds."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+        return self.poll()
+
+    def cpu_seconds(self) -> float:
+        with self._lock:
+            if self._code is None:
+                self._cpu = max(self._cpu, self._host.cpu_seconds(self.pid))
+            return self._cpu
+
+    def memory_bytes(self) -> int:
+        with self._lock:
+            return self._host.memory_bytes(self.pid) if self._code is None else 0
+
+    def _signal_all(self, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def _enforce(self, now: float) -> None:
+        if self._kill_at is not None and now >= self._kill_at:
+            log.info(
+                "task %s: still there %g s after SIGTERM: killed", self.spec.task_id, self.spec.stop_timeout
+            )
+            self._kill_at = float("inf")
+            self.kill()
+        if now >= self._memory_at:
+            self._memory_at = now + MEMORY_LOOK
+            used = self._host.memory_bytes(self.pid)
+            if used > self.spec.memory * MIB and not self.out_of_memory:
+                self.out_of_memory = True
+                log.info(
+                    "task %s: %d MiB of %d used: killed", self.spec.task_id, used // MIB, self.spec.memory
+                )
+                self.kill()
+
+    def _has_exited(self) -> bool:
+        """Whether the first process has ended; it stays a zombie, so that its id stays the group's."""
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13
+            return self._process.poll() is not None
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
+    def _bury(self) -> None:
+        """A container ends with its first process: kill the rest, and clear up."""
+        self.cpu_seconds()
+        if self._process.returncode is None or not hasattr(os, "waitid"):
+            self.kill()
+        code = self._process.wait()
+        self._code = code if code >= 0 else 128 - code
+        self._host.forget(self._process)
+        self._port.release()
+        shutil.rmtree(self.directory / "app", ignore_errors=True)
+        shutil.rmtree(self.directory / "tmp", ignore_errors=True)
+        log.info("task %s: exited with %d", self.spec.task_id, self._code)
+
+
+class Port:
+    """A port on loopback, kept from others until it is released."""
+
+    def __init__(self) -> None:
+        # Bound but not listening: the system gives the port to nobody else, and lets the app, which binds with
+        # SO_REUSEADDR as Node.js does, listen on it. macOS would not let it.
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.number: int = self._held.getsockname()[1]
+
+    def release(self) -> None:
+        self._held.close()
+
+
+class FreePorts:
+    """Gives out ports that no other task has or lately had."""
+
+    def __init__(self) -> None:
+        self._recent: deque[int] = deque(maxlen=RECENT_PORTS)
+        self._lock = threading.Lock()
+
+    def take(self) -> Port:
+        passed = []
+        with self._lock:
+            while (port := Port()).number in self._recent:
+                passed.append(port)  # held until another one is found, or the system might offer it again
+            self._recent.append(port.number)
+        for other in passed:
+            other.release()
+        if not LINUX:
+            port.release()
+        return port
+
+
+def copy_app(source: Path, target: Path) -> None:
+    """Copy an app; its `node_modules` become links to the source's, which is large and not written to."""
+    shared: list[Path] = []
+
+    def passed_over(directory: str, names: list[str]) -> list[str]:
+        found = [name for name in names if name == "node_modules"]
+        shared.extend(Path(directory) / name for name in found)
+        return found
+
+    shutil.rmtree(target, ignore_errors=True)
+    source = source.resolve()
+    shutil.copytree(source, target, symlinks=True, ignore=passed_over)
+    for modules in shared:
+        (target / modules.relative_to(source)).symlink_to(modules, target_is_directory=True)
+
+
+def _why_not_started(command: list[str], error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return (
+            "OCI runtime create failed: runc create failed: unable to start container process: "
+            f'exec: "{command[0]}": executable file not found in $PATH: unknown'
+        )
+    return str(error)

@@ -1,0 +1,386 @@
+"""`service`: an ECS service looked at from every side, through AWS's own calls; the same on AWS and here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from helpers.errors import ServiceNotSteady, TutorialError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+ALARMS = ("AlarmHigh", "AlarmLow")
+
+
+def client(name: str) -> Any:
+    import boto3
+
+    return boto3.client(name)
+
+
+def pages(name: str, operation: str, key: str, **parameters: object) -> list[dict]:
+    """All items of a paginated answer."""
+    answers = client(name).get_paginator(operation).paginate(**parameters)
+    return [item for answer in answers for item in answer[key]]
+
+
+def polls(minutes: float) -> Iterator[None]:
+    """Goes round until so many AWS minutes are over: every 0.3 real seconds in the sandbox, every 5 on AWS."""
+    from helpers import session
+
+    lab = session.current()
+    pause = 0.3 if lab.target == "sandbox" else 5.0
+    deadline = time.monotonic() + minutes * 60 / lab.speed
+    while True:
+        yield
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(pause)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Target tracking as it is set: tasks, percent, AWS seconds."""
+
+    minimum: int
+    maximum: int
+    target: float | None
+    out_cooldown: int | None
+    in_cooldown: int | None
+
+    @property
+    def low(self) -> float | None:
+        """AlarmLow's threshold, which is observed to be 0.9 × the target."""
+        return None if self.target is None else round(0.9 * self.target, 6)
+
+    def __repr__(self) -> str:
+        if self.target is None:
+            return f"between {self.minimum} and {self.maximum} tasks, without a target"
+        return (
+            f"between {self.minimum} and {self.maximum} tasks, tracking {self.target:g} % CPU; "
+            f"cooldowns {self.out_cooldown} s out, {self.in_cooldown} s in"
+        )
+
+
+@dataclass(frozen=True)
+class Service:
+    """Every attribute asks AWS again."""
+
+    cluster: str
+    name: str
+
+    @property
+    def record(self) -> dict:
+        """What describe_services says."""
+        answer = client("ecs").describe_services(cluster=self.cluster, services=[self.name])
+        found = [record for record in answer["services"] if record["status"] != "INACTIVE"]
+        if not found:
+            there = pages("ecs", "list_services", "serviceArns", cluster=self.cluster)
+            names = ", ".join(arn.rsplit("/", 1)[-1] for arn in there) or "none"
+            raise TutorialError(
+                f"The cluster {self.cluster} has no service {self.name}.",
+                seen=f"services there: {names}",
+                next="Run notebook 07, which makes it.",
+            )
+        return found[0]
+
+    @property
+    def tasks(self) -> DataFrame:
+        """The tasks that should run."""
+        columns = ["task", "zone", "status", "health", "started", "private ip", "revision"]
+        return _frame(map(_task_row, self._tasks("RUNNING")), columns)
+
+    @property
+    def stopped(self) -> DataFrame:
+        """The tasks that ended lately, and why."""
+        columns = ["task", "stopped", "code", "reason", "exit code"]
+        return _frame(map(_stopped_row, self._tasks("STOPPED")), columns)
+
+    def _tasks(self, desired: str) -> list[dict]:
+        arns = pages(
+            "ecs",
+            "list_tasks",
+            "taskArns",
+            cluster=self.cluster,
+            serviceName=self.name,
+            desiredStatus=desired,
+        )
+        ecs = client("ecs")
+        tasks = [
+            task
+            for first in range(0, len(arns), 100)
+            for task in ecs.describe_tasks(cluster=self.cluster, tasks=arns[first : first + 100])["tasks"]
+        ]
+        return sorted(tasks, key=lambda task: task["createdAt"])
+
+    @property
+    def targets(self) -> DataFrame:
+        """The load balancer's view of the tasks."""
+        zones = {
+            _detail(task, "privateIPv4Address"): task["availabilityZone"] for task in self._tasks("RUNNING")
+        }
+        rows = [
+            {
+                "target": f"{entry['Target']['Id']}:{entry['Target'].get('Port', '')}",
+                "zone": entry["Target"].get("AvailabilityZone") or zones.get(entry["Target"]["Id"], ""),
+                "state": entry["TargetHealth"]["State"],
+                "reason": entry["TargetHealth"].get("Reason", ""),
+            }
+            for entry in self._health(self.record)
+        ]
+        return _frame(rows, ["target", "zone", "state", "reason"])
+
+    def _health(self, record: dict) -> list[dict]:
+        elbv2 = client("elbv2")
+        return [
+            entry
+            for arn in target_groups(record)
+            for entry in elbv2.describe_target_health(TargetGroupArn=arn)["TargetHealthDescriptions"]
+        ]
+
+    @property
+    def events(self) -> DataFrame:
+        """What the scheduler says, newest first."""
+        rows = [{"time": event["createdAt"], "message": event["message"]} for event in self.record["events"]]
+        return _frame(rows, ["time", "message"])
+
+    @property
+    def deployments(self) -> DataFrame:
+        rows = [
+            {
+                "deployment": deployment["id"],
+                "status": deployment["status"],
+                "rollout": deployment.get("rolloutState", ""),
+                "desired": deployment["desiredCount"],
+                "running": deployment["runningCount"],
+                "pending": deployment["pendingCount"],
+                "failed": deployment.get("failedTasks", 0),
+                "revision": deployment["taskDefinition"].rsplit("/", 1)[-1],
+            }
+            for deployment in self.record["deployments"]
+        ]
+        columns = ["deployment", "status", "rollout", "desired", "running", "pending", "failed", "revision"]
+        return _frame(rows, columns)
+
+    @property
+    def alarms(self) -> DataFrame:
+        """The two alarms that target tracking keeps for this service."""
+        rows = [
+            {
+                "alarm": alarm_kind(alarm["AlarmName"]),
+                "state": alarm["StateValue"],
+                "threshold": alarm["Threshold"],
+                "reason": alarm.get("StateReason", ""),
+            }
+            for alarm in self.alarm_records()
+        ]
+        return _frame(rows, ["alarm", "state", "threshold", "reason"])
+
+    def alarm_records(self) -> list[dict]:
+        """What describe_alarms says, AlarmHigh first."""
+        prefix = f"TargetTracking-service/{self.cluster}/{self.name}-Alarm"
+        alarms = pages("cloudwatch", "describe_alarms", "MetricAlarms", AlarmNamePrefix=prefix)
+        return sorted(alarms, key=lambda alarm: alarm["AlarmName"])
+
+    @property
+    def resource_id(self) -> str:
+        """As Application Auto Scaling names the service."""
+        return f"service/{self.cluster}/{self.name}"
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """None before notebook 08."""
+        autoscaling = client("application-autoscaling")
+        found = autoscaling.describe_scalable_targets(ServiceNamespace="ecs", ResourceIds=[self.resource_id])
+        if not found["ScalableTargets"]:
+            return None
+        bounds = found["ScalableTargets"][0]
+        policies = autoscaling.describe_scaling_policies(ServiceNamespace="ecs", ResourceId=self.resource_id)[
+            "ScalingPolicies"
+        ]
+        tracking = next((p["TargetTrackingScalingPolicyConfiguration"] for p in policies), {})
+        return Scaling(
+            bounds["MinCapacity"],
+            bounds["MaxCapacity"],
+            tracking.get("TargetValue"),
+            tracking.get("ScaleOutCooldown", 300) if tracking else None,  # 300 s is AWS's default for ECS
+            tracking.get("ScaleInCooldown", 300) if tracking else None,
+        )
+
+    @property
+    def balancer(self) -> dict:
+        """What describe_load_balancers says of the load balancer in front."""
+        groups = target_groups(self.record)
+        if not groups:
+            raise TutorialError(
+                f"The service {self.name} is behind no load balancer.",
+                next="Look at .tasks for its private addresses.",
+            )
+        elbv2 = client("elbv2")
+        arns = elbv2.describe_target_groups(TargetGroupArns=groups[:1])["TargetGroups"][0]["LoadBalancerArns"]
+        return elbv2.describe_load_balancers(LoadBalancerArns=arns[:1])["LoadBalancers"][0]
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.balancer['DNSName']}"
+
+    def counts(self) -> dict[str, int]:
+        """Tasks now: desired, running, and healthy behind the load balancer."""
+        record = self.record
+        health = [entry["TargetHealth"]["State"] for entry in self._health(record)]
+        healthy = health.count("healthy") if target_groups(record) else record["runningCount"]
+        return {"desired": record["desiredCount"], "running": record["runningCount"], "healthy": healthy}
+
+    def until_steady(
+        self, timeout: float = 15.0, *, desired: int | None = None, without: str | None = None
+    ) -> Service:
+        """Returns when one deployment is complete and all its tasks are healthy; `timeout` in AWS minutes.
+
+        `desired`: when there are so many, too. `without`: when this task, by its ARN, is gone, too. Raises
+        ServiceNotSteady, with the reason, when the time is over or the deployment has failed.
+        """
+        for _ in polls(timeout):
+            record, counts = self.record, self.counts()
+            if any(d.get("rolloutState") == "FAILED" for d in record["deployments"]):
+                raise self._not_steady("Its deployment has failed")
+            if (
+                len(record["deployments"]) == 1
+                and len(set(counts.values())) == 1
+                and desired in (None, counts["desired"])
+                and without not in {task["taskArn"] for task in self._tasks("RUNNING")}
+            ):
+                return self
+        raise self._not_steady(f"It was not steady after {timeout:g} AWS minutes")
+
+    def until_alarm(self, kind: str, state: str, timeout: float = 30.0) -> None:
+        """Returns when "AlarmHigh" or "AlarmLow" is in this state; `timeout` in AWS minutes."""
+        seen = ""
+        for _ in polls(timeout):
+            states = {alarm_kind(alarm["AlarmName"]): alarm["StateValue"] for alarm in self.alarm_records()}
+            if (seen := states.get(kind, "not there")) == state:
+                return
+        raise TutorialError(
+            f"{kind} was not in {state} after {timeout:g} AWS minutes.",
+            seen=f"{kind} is {seen}",
+            next="Read .alarms for its reason: it says which datapoints it saw.",
+        )
+
+    def _not_steady(self, what: str) -> ServiceNotSteady:
+        counts = ", ".join(f"{count} {word}" for word, count in self.counts().items())
+        return ServiceNotSteady(
+            f"The service {self.name} has not come to rest. {what}.",
+            seen=f"{counts} tasks\n{self.trouble()}",
+            next="Read .stopped and .targets; mend the template, and update the stack.",
+        )
+
+    def trouble(self) -> str:
+        """The last events, stopped tasks' reasons and unhealthy targets, as lines."""
+        lines = [f"event: {message}" for message in self.events["message"][:5]]
+        stopped = self.stopped.tail(3)
+        lines += [f"stopped task {row['task']}: {row['reason']}" for _, row in stopped.iterrows()]
+        targets = self.targets
+        unwell = targets[targets["state"] != "healthy"]
+        lines += [f"target {row['target']} {row['state']}: {row['reason']}" for _, row in unwell.iterrows()]
+        return "\n".join(lines)
+
+    def settled(self, minutes: float = 5.0, *, above: int = 0) -> Callable[[object], bool]:
+        """For a Phase's `until`: whether nothing has moved for so many AWS minutes, and nothing is about to.
+
+        `above`: more tasks than so many are there; for a load that must make the service scale out, whose alarm
+        takes longer to see it than five minutes.
+        Desired unchanged, running and healthy equal to it, and AlarmHigh not in ALARM: with a cooldown of five
+        minutes, five quiet minutes alone may be the pause between two steps.
+        """
+        quiet_since: list[tuple[float, int]] = []
+
+        def holds(progress: Any) -> bool:
+            counts = self.counts()
+            now = progress.now.timestamp()
+            if len(set(counts.values())) > 1 or (quiet_since and quiet_since[-1][1] != counts["desired"]):
+                quiet_since.clear()
+            if not quiet_since:
+                quiet_since.append((now, counts["desired"]))
+            unrest = len(set(counts.values())) > 1 or counts["desired"] <= above
+            if unrest or now - quiet_since[-1][0] < minutes * 60:
+                return False
+            states = {alarm_kind(a["AlarmName"]): a["StateValue"] for a in self.alarm_records()}
+            return states.get("AlarmHigh") != "ALARM"
+
+        return holds
+
+    def at_minimum(self) -> Callable[[object], bool]:
+        """For a Phase's `until`: whether auto scaling is back at its minimum, and the tasks are."""
+        return lambda progress: set(self.counts().values()) == {self.scaling.minimum}
+
+    def __repr__(self) -> str:
+        counts = self.counts()
+        return (
+            f"{self.name} in {self.cluster}: {counts['desired']} tasks desired, {counts['running']} running, "
+            f"{counts['healthy']} healthy"
+        )
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p>{escape(repr(self))}</p>{self.tasks.to_html(index=False)}"
+
+
+def service(cluster: str, name: str) -> Service:
+    """The ECS service `name` in `cluster`; TutorialError if it is not there."""
+    found = Service(cluster, name)
+    _ = found.record
+    return found
+
+
+def target_groups(record: dict) -> list[str]:
+    """ARNs of the target groups of what describe_services says."""
+    return [b["targetGroupArn"] for b in record.get("loadBalancers", []) if "targetGroupArn" in b]
+
+
+def alarm_kind(alarm_name: str) -> str:
+    """ "AlarmHigh" or "AlarmLow", from `TargetTracking-service/…-AlarmHigh-<uuid>`."""
+    return next((kind for kind in ALARMS if f"-{kind}-" in alarm_name), alarm_name)
+
+
+def _task_row(task: dict) -> dict:
+    return {
+        "task": _short(task["taskArn"]),
+        "zone": task.get("availabilityZone", ""),
+        "status": task["lastStatus"],
+        "health": task.get("healthStatus", "UNKNOWN"),
+        "started": task.get("startedAt"),
+        "private ip": _detail(task, "privateIPv4Address"),
+        "revision": task["taskDefinitionArn"].rsplit("/", 1)[-1],
+    }
+
+
+def _stopped_row(task: dict) -> dict:
+    container = next(iter(task.get("containers", [])), {})
+    return {
+        "task": _short(task["taskArn"]),
+        "stopped": task.get("stoppedAt"),
+        "code": task.get("stopCode", ""),
+        "reason": container.get("reason") or task.get("stoppedReason", ""),
+        "exit code": container.get("exitCode"),
+    }
+
+
+def _short(arn: str) -> str:
+    return arn.rsplit("/", 1)[-1][:8]
+
+
+def _detail(task: dict, name: str) -> str:
+    details = [d for attachment in task.get("attachments", []) for d in attachment.get("details", [])]
+    return next((d["value"] for d in details if d["name"] == name), "")
+
+
+def _frame(rows: Any, columns: Sequence[str]) -> DataFrame:
+    from pandas import DataFrame, to_datetime
+
+    frame = DataFrame(list(rows), columns=list(columns))
+    for column in {"time", "started", "stopped"} & set(columns):
+        frame[column] = to_datetime(frame[column], utc=True)  # boto3 answers in the machine's own zone
+    return frame

@@ -1,0 +1,188 @@
+"""`preview` and `wait_for`: a change set as a table, and a stack's events followed to its outputs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from helpers.checks import in_notebook
+from helpers.errors import StackFailed, TutorialError
+from helpers.services import Service, client, pages, polls
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+COLUMNS = ["action", "logical id", "type", "replacement"]
+NOTHING = ("didn't contain changes", "No updates are to be performed")
+LONGEST = (
+    60.0  # AWS minutes; a service that never gets steady is given up by ECS and CloudFormation long before
+)
+
+
+def preview(change_set: dict | str, stack: str | None = None) -> DataFrame:
+    """The changes of a change set, a line per resource: action, logical id, type, replacement.
+
+    `change_set`: what create_change_set or describe_change_set answered, or a name with its `stack`. Waits until
+    it is made. Empty when it would change nothing; StackFailed when it could not be made.
+    """
+    from pandas import DataFrame
+
+    answer = change_set if isinstance(change_set, dict) and "Changes" in change_set else {}
+    if isinstance(change_set, dict):
+        arguments = {"ChangeSetName": change_set.get("Id") or change_set["ChangeSetId"]}
+    else:
+        arguments = {"ChangeSetName": change_set} | ({"StackName": stack} if stack else {})
+    for _ in polls(LONGEST):
+        if answer.get("Status", "CREATE_PENDING") not in ("CREATE_PENDING", "CREATE_IN_PROGRESS"):
+            break
+        answer = _describe_change_set(arguments)
+    reason = answer.get("StatusReason", "")
+    if answer["Status"] != "CREATE_COMPLETE" and not any(words in reason for words in NOTHING):
+        raise StackFailed(
+            f"The change set {answer.get('ChangeSetName')} could not be made.",
+            seen=f"{answer['Status']}: {reason}",
+            next="Mend the template or its parameters, and make the change set again.",
+        )
+    changes = [change["ResourceChange"] for change in answer["Changes"]]
+    rows = [
+        (c["Action"], c["LogicalResourceId"], c["ResourceType"], c.get("Replacement", "")) for c in changes
+    ]
+    return DataFrame(rows, columns=COLUMNS)
+
+
+def _describe_change_set(arguments: dict) -> dict:
+    cloudformation = client("cloudformation")
+    answer = page = cloudformation.describe_change_set(**arguments)
+    while token := page.get("NextToken"):
+        page = cloudformation.describe_change_set(**arguments, NextToken=token)
+        answer["Changes"] += page["Changes"]
+    return answer
+
+
+def wait_for(stack_name: str) -> dict[str, str]:
+    """Follows a stack until it comes to rest, and returns its outputs; none for a stack that was deleted.
+
+    Raises StackFailed with the first resource that failed and why, also when everything was rolled back.
+    """
+    stack = _find(stack_name)
+    progress = _Progress()
+    for _ in polls(LONGEST):
+        status = stack["StackStatus"]
+        if status != "DELETE_COMPLETE":
+            progress.show(_events(stack))
+        if not status.endswith("IN_PROGRESS"):
+            break
+        stack = client("cloudformation").describe_stacks(StackName=stack["StackId"])["Stacks"][0]
+    progress.end()
+    status = stack["StackStatus"]
+    if status.endswith("IN_PROGRESS"):
+        raise _failure(stack, f"The stack {stack_name} is still {status} after {LONGEST:g} AWS minutes.")
+    if status.endswith("FAILED") or "ROLLBACK" in status:
+        raise _failure(stack, f"The stack {stack_name} is {status}.")
+    return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+
+
+def _find(stack_name: str) -> dict:
+    """The stack by its name, or the last one of that name that was deleted."""
+    from botocore.exceptions import ClientError
+
+    try:
+        return client("cloudformation").describe_stacks(StackName=stack_name)["Stacks"][0]
+    except ClientError as error:
+        if "does not exist" not in str(error):
+            raise
+    stacks = pages("cloudformation", "list_stacks", "StackSummaries")
+    deleted = [stack for stack in stacks if stack["StackName"] == stack_name]
+    if deleted:
+        return deleted[0]
+    names = ", ".join(s["StackName"] for s in stacks if s["StackStatus"] != "DELETE_COMPLETE") or "none"
+    raise TutorialError(
+        f"There is no stack {stack_name}.", seen=f"stacks there: {names}", next="Make it, or mend the name."
+    )
+
+
+def _events(stack: dict) -> list[dict]:
+    """The events since the last time somebody asked for something, oldest first."""
+    since: list[dict] = []
+    for event in pages("cloudformation", "describe_stack_events", "StackEvents", StackName=stack["StackId"]):
+        since.append(event)
+        begins = ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS", "REVIEW_IN_PROGRESS")
+        if event.get("PhysicalResourceId") == stack["StackId"] and event["ResourceStatus"] in begins:
+            break
+    return since[::-1]
+
+
+def _failure(stack: dict, what: str) -> StackFailed:
+    events = _events(stack)
+    failed = [e for e in events if e["ResourceStatus"].endswith("FAILED")]
+    causes = [e for e in failed if "cancelled" not in e.get("ResourceStatusReason", "").lower()] or failed
+    lines = [_cause(causes[0])] if causes else [stack.get("StackStatusReason", "no resource failed")]
+    lines += [f"also: {_cause(event)}" for event in causes[1:3]]
+    lines += _service_trouble(events, causes)
+    return StackFailed(what, seen="\n".join(lines), next=_what_next(stack))
+
+
+def _cause(event: dict) -> str:
+    return f"{event['LogicalResourceId']} ({event['ResourceType']}): {event.get('ResourceStatusReason', '')}"
+
+
+def _service_trouble(events: list[dict], causes: list[dict]) -> list[str]:
+    """What ECS itself says, if a service was the trouble and is still there to ask."""
+    from botocore.exceptions import ClientError
+
+    for event in reversed([*events, *causes]):
+        arn = event.get("PhysicalResourceId", "")
+        if event["ResourceType"] == "AWS::ECS::Service" and arn.count("/") == 2:
+            _, cluster, name = arn.split("/")
+            try:
+                return Service(cluster, name).trouble().splitlines()
+            except (ClientError, TutorialError):
+                return []
+    return []
+
+
+def _what_next(stack: dict) -> str:
+    if stack["StackStatus"] in ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED"):
+        return f'Mend the cause, delete what is left (delete_stack(StackName="{stack["StackName"]}")), create it again.'
+    if stack["StackStatus"] == "DELETE_FAILED":
+        return "Remove what holds the resource, and delete the stack again."
+    return "Mend the cause, and update the stack again; the former version is in place."
+
+
+class _Progress:
+    """A table of the stack's resources, redrawn in place; outside a notebook it is printed once, at the end."""
+
+    def __init__(self) -> None:
+        self.text, self.handle = "", None
+
+    def show(self, events: list[dict]) -> None:
+        from IPython.display import display
+
+        if (text := table(events)) == self.text:
+            return
+        self.text = text
+        if not in_notebook():
+            return
+        if self.handle is None:
+            self.handle = display({"text/plain": text}, raw=True, display_id=True)
+        else:
+            self.handle.update({"text/plain": text}, raw=True)
+
+    def end(self) -> None:
+        if not in_notebook() and self.text:
+            print(self.text)
+
+
+def table(events: list[dict]) -> str:
+    """A line per resource in the order they began: status, AWS seconds since it began, name, type."""
+    began: dict[str, datetime] = {}
+    last: dict[str, dict] = {}
+    for event in events:
+        began.setdefault(event["LogicalResourceId"], event["Timestamp"])
+        last[event["LogicalResourceId"]] = event
+    lines = []
+    for name, event in last.items():
+        seconds = (event["Timestamp"] - began[name]).total_seconds()
+        took = f"{seconds:5.0f} s" if not event["ResourceStatus"].endswith("IN_PROGRESS") else "      …"
+        lines.append(f"{event['ResourceStatus']:<28}{took}  {name}  {event['ResourceType']}")
+    return "\n".join(lines)

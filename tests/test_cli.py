@@ -1,0 +1,183 @@
+"""The command line: what each command passes on, and what a foreseeable problem looks like."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import boto3
+import pytest
+from click.testing import CliRunner
+from moto import mock_aws
+
+from helpers import __main__ as command_line
+from helpers import run as runner
+from helpers import session, status
+from helpers.errors import TutorialError
+
+
+def call(*arguments: str):
+    return CliRunner().invoke(command_line.cli, arguments, catch_exceptions=False)
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list:
+    calls: list = []
+    monkeypatch.setattr(runner, "run", lambda *args, **options: calls.append((args, options)) or 0)
+    return calls
+
+
+def test_run_passes_on_what_it_is_given(given):
+    assert call("run").exit_code == 0
+    assert given[0] == (((), {}), {"speed": None, "keep": False, "write": False, "target": "sandbox"})
+    call("run", "07", "10", "-p", "name", "shop", "-p", "teardown", "false", "--speed", "60", "--keep")
+    (notebooks, parameters), options = given[1]
+    assert notebooks == ("07", "10")
+    assert parameters == {"name": "shop", "teardown": False}
+    assert (options["speed"], options["keep"]) == (60.0, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("shop", "shop"),
+        ("07", "07"),
+        ("7", 7),
+        ("0.25", 0.25),
+        ("true", True),
+        ("None", None),
+        ("[1, 2]", [1, 2]),
+        ("a b", "a b"),
+        ("../app", "../app"),
+    ],
+)
+def test_a_parameter_is_read_as_it_is_meant(text, value):
+    assert command_line.value_of(text) == value
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "--speed", "0"), ("run", "--target", "aws"), ("run", "-p", "name")]
+)
+def test_what_cannot_be_is_refused(given, arguments):
+    assert call(*arguments).exit_code == 2
+    assert given == []
+
+
+def test_a_foreseeable_problem_is_a_message(monkeypatch):
+    def fails(*_, **__):
+        raise TutorialError("There is no notebook 99.", next="Name another.")
+
+    monkeypatch.setattr(runner, "run", fails)
+    result = call("run", "99")
+    assert result.exit_code == 1
+    assert result.output == "Error: There is no notebook 99.\nNext: Name another.\n"
+
+
+def test_status_and_stop_without_a_sandbox_say_so(monkeypatch):
+    monkeypatch.setattr(session, "attach", lambda: None)
+    monkeypatch.setattr(session, "stop", lambda: False)
+    result = call("status")
+    assert (result.exit_code, result.output.splitlines()[0]) == (1, "Error: No sandbox is up.")
+    assert call("stop").output == "no sandbox was up\n"
+
+
+def test_status_shows_aws_time_and_where_the_reasons_are(monkeypatch, tmp_path):
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    running = SimpleNamespace(endpoint="http://127.0.0.1:1", state=str(tmp_path), speed=30.0, now=lambda: now)
+    monkeypatch.setattr(session, "attach", lambda: running)
+    monkeypatch.setattr(status, "status", lambda region: f"tables of {region}")
+    monkeypatch.setattr(session, "isolate", lambda *_: None)
+    said = call("status", "--region", "eu-west-1").output
+    assert said.startswith("AWS time 2026-01-02 03:04:05 UTC, 30 times as fast as yours, in eu-west-1\n")
+    assert str(tmp_path / "sandbox.log") in said
+    assert said.endswith("tables of eu-west-1\n")
+
+
+def test_clean_stops_every_sandbox_of_the_checkout(monkeypatch, tmp_path):
+    monkeypatch.setattr(command_line, "ROOT", tmp_path)
+    kept = tmp_path / "runs" / "2026" / "sandbox"
+    kept.mkdir(parents=True)
+    (kept / "state.json").touch()
+    stopped = []
+    monkeypatch.setattr(session, "stop", lambda state: stopped.append(state) or True)
+    result = call("clean")
+    assert set(stopped) == {tmp_path / ".sandbox", kept}
+    assert "stopped the sandbox of runs/2026/sandbox" in result.output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_test_runs_style_and_tests_in_a_sandbox_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(command_line, "ROOT", tmp_path)
+    ran, stopped = [], []
+
+    class Process:
+        def __init__(self, command, cwd, env):
+            ran.append(command[2:])
+            assert Path(env["SANDBOX_STATE"]).parents[1] == tmp_path / "runs"
+            self.failed = command[2] == "pytest" and "-x" in command
+
+        def wait(self) -> int:
+            return int(self.failed)
+
+    monkeypatch.setattr(command_line.subprocess, "Popen", Process)
+    monkeypatch.setattr(session, "stop", stopped.append)
+    result = call("test")
+    assert (result.exit_code, "all green" in result.output) == (0, True)
+    assert [step[:2] for step in ran] == [["ruff", "check"], ["ruff", "format"], ["pytest", "--cov"]]
+    assert len(stopped) == 1
+    result = call("test", "-x", "tests/test_cli.py")
+    assert result.exit_code == 1
+    assert ran[-1] == ["pytest", "-x", "tests/test_cli.py"]
+    assert result.output.splitlines()[-1].endswith(": tests failed")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_table_is_aligned_and_an_empty_one_says_so():
+    rows = [{"task": "a", "state": "RUNNING"}, {"task": "long", "state": ""}]
+    assert status.table(rows) == "  task  state\n  a     RUNNING\n  long"
+    assert status.table([]) == "  none"
+
+
+def test_nothing_in_the_environment_stands_in_for_the_standard_library(checkout, tmp_path):
+    """A PYTHONPATH that holds modules named like the standard library's, and like click."""
+    for name in ("json", "pathlib", "subprocess", "ast", "click", "helpers"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('hostile')")
+
+    def python(*arguments: str) -> str:
+        settings = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=checkout, env=settings, capture_output=True, text=True, timeout=60)
+        return done.stdout + done.stderr
+
+    assert "hostile" in python("-c", "import pathlib")
+    assert "hostile" not in python("-m", "helpers", "stop", "--help")
+
+
+def test_status_shows_what_aws_says_is_there():
+    with mock_aws():
+        ecs = boto3.client("ecs", region_name="us-east-1")
+        ecs.create_cluster(clusterName="shop")
+        ecs.register_task_definition(
+            family="app", containerDefinitions=[{"name": "app", "image": "app", "memory": 8}]
+        )
+        ecs.create_service(cluster="shop", serviceName="web", taskDefinition="app", desiredCount=2)
+        elbv2 = boto3.client("elbv2", region_name="us-east-1")
+        vpc = boto3.client("ec2", region_name="us-east-1").describe_vpcs()["Vpcs"][0]["VpcId"]
+        group = elbv2.create_target_group(Name="web", Protocol="HTTP", Port=80, VpcId=vpc, TargetType="ip")
+        arn = group["TargetGroups"][0]["TargetGroupArn"]
+        elbv2.register_targets(TargetGroupArn=arn, Targets=[{"Id": "172.31.0.9", "Port": 3000}])
+        alarm = {"Namespace": "N", "MetricName": "M", "Period": 60, "EvaluationPeriods": 3, "Threshold": 70}
+        boto3.client("cloudwatch", region_name="us-east-1").put_metric_alarm(
+            AlarmName="high", ComparisonOperator="GreaterThanThreshold", Statistic="Average", **alarm
+        )
+        said = status.status("us-east-1")
+    sections = dict(section.split("\n", 1) for section in said.split("\n\n"))
+    assert list(sections) == ["Services", "Tasks", "Targets", "Alarms"]
+    assert sections["Services"].splitlines()[1].split()[:4] == ["shop", "web", "ACTIVE", "2"]
+    assert sections["Tasks"] == "  none"
+    assert "172.31.0.9:3000" in sections["Targets"]
+    assert sections["Alarms"].splitlines()[1].split()[0] == "high"

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from helpers.errors import ServiceNotSteady, TutorialError
+from helpers.services import Service, alarm_kind, service
+from tests import shop
+from tests.answers import Answers, aws
+from tests.story import START
+
+__all__ = ["aws"]
+
+
+def test_tasks_are_a_table_oldest_first(aws: Answers):
+    shop.open_shop(aws)
+    tasks = service("shop", "shop").tasks
+    assert list(tasks.columns) == ["task", "zone", "status", "health", "started", "private ip", "revision"]
+    assert list(tasks["private ip"]) == ["172.31.0.1", "172.31.0.2"]
+    assert list(tasks["zone"]) == ["us-east-1b", "us-east-1c"]
+    assert set(tasks["revision"]) == {"shop:7"}
+    assert tasks["started"][0] == START + timedelta(seconds=21)
+
+
+def test_a_task_that_ended_tells_why(aws: Answers):
+    shop.open_shop(aws)
+    (ended,) = service("shop", "shop").stopped.to_dict("records")
+    assert (ended["code"], ended["exit code"]) == ("EssentialContainerExited", 1)
+    assert ended["reason"] == "Essential container in task exited"
+
+
+def test_targets_have_the_zone_of_their_task(aws: Answers):
+    shop.open_shop(aws, states=("healthy", "unhealthy"))
+    assert service("shop", "shop").targets.to_dict("records") == [
+        {"target": "172.31.0.1:3000", "zone": "us-east-1b", "state": "healthy", "reason": ""},
+        {"target": "172.31.0.2:3000", "zone": "us-east-1c", "state": "unhealthy", "reason": "Target.Timeout"},
+    ]
+
+
+def test_the_rest_of_what_can_be_seen(aws: Answers):
+    shop.open_shop(aws)
+    seen = service("shop", "shop")
+    assert seen.url == "http://127.0.0.1:8080"
+    assert list(seen.events["message"]) == [shop.EVENT]
+    assert seen.deployments["rollout"][0] == "COMPLETED"
+    assert seen.alarms[["alarm", "state", "threshold"]].to_numpy().tolist() == [
+        ["AlarmHigh", "OK", 50.0],
+        ["AlarmLow", "ALARM", 45.0],
+    ]
+    assert repr(seen.scaling) == ("between 2 and 10 tasks, tracking 50 % CPU; cooldowns 300 s out, 300 s in")
+    assert seen.scaling.low == 45
+    assert repr(seen) == "shop in shop: 2 tasks desired, 2 running, 2 healthy"
+    assert "172.31.0.1" in seen._repr_html_()
+
+
+def test_asks_only_for_its_own_alarms(aws: Answers):
+    shop.open_shop(aws)
+    Service("shop", "shop").alarm_records()
+    assert aws.calls[-1][2]["AlarmNamePrefix"] == "TargetTracking-service/shop/shop-Alarm"
+    assert alarm_kind("TargetTracking-service/shop/AlarmLow-shop-AlarmHigh-4f1b") == "AlarmHigh"
+
+
+def test_a_service_that_is_not_there(aws: Answers):
+    aws["ecs", "DescribeServices"] = {"services": [], "failures": [{"reason": "MISSING"}]}
+    aws["ecs", "ListServices"] = {"serviceArns": [f"{shop.ARN}:service/shop/store"]}
+    with pytest.raises(TutorialError, match="store"):
+        service("shop", "shop")
+
+
+def test_before_auto_scaling_there_is_none(aws: Answers):
+    shop.open_shop(aws)
+    aws["application-autoscaling", "DescribeScalableTargets"] = {"ScalableTargets": []}
+    assert service("shop", "shop").scaling is None
+
+
+def test_waits_until_running_and_healthy_are_what_is_desired(aws: Answers):
+    shop.open_shop(aws)
+    states = iter([shop.record(2, 1, "IN_PROGRESS")] * 4)
+    aws["ecs", "DescribeServices"] = lambda asked: {"services": [next(states, shop.record())]}
+    waited = Service("shop", "shop").until_steady()
+    assert waited.counts() == {"desired": 2, "running": 2, "healthy": 2}
+
+
+def test_a_failed_deployment_is_told_at_once_with_its_reasons(aws: Answers):
+    shop.open_shop(aws, states=("unhealthy",))
+    aws["ecs", "DescribeServices"] = {"services": [shop.record(2, 0, "FAILED")]}
+    with pytest.raises(ServiceNotSteady) as failed:
+        Service("shop", "shop").until_steady()
+    for words in ("deployment has failed", "2 desired, 0 running", "Essential container", "Target.Timeout"):
+        assert words in str(failed.value)
+
+
+def test_waiting_has_an_end(aws: Answers):
+    shop.open_shop(aws, states=("healthy", "initial"))
+    with pytest.raises(ServiceNotSteady, match="not steady after 1 AWS minutes"):
+        Service("shop", "shop").until_steady(timeout=1)
+
+
+def at(minutes: float) -> SimpleNamespace:
+    return SimpleNamespace(now=START + timedelta(minutes=minutes))
+
+
+def test_settled_after_five_minutes_without_a_move(aws: Answers):
+    shop.open_shop(aws)
+    settled = Service("shop", "shop").settled(minutes=5)
+    assert [settled(at(minute)) for minute in (0, 3, 4.9, 5)] == [False, False, False, True]
+
+
+def test_a_change_of_the_desired_count_begins_the_five_minutes_anew(aws: Answers):
+    shop.open_shop(aws)
+    settled = Service("shop", "shop").settled(minutes=5)
+    assert not settled(at(0))
+    aws["ecs", "DescribeServices"] = {"services": [shop.record(3, 2)]}
+    assert not settled(at(4))
+    aws["ecs", "DescribeServices"] = {"services": [shop.record(2, 2)]}
+    assert [settled(at(minute)) for minute in (5, 9, 10)] == [False, False, True]
+
+
+def test_not_settled_while_the_next_step_out_only_waits_for_the_cooldown(aws: Answers):
+    shop.open_shop(aws)
+    aws["cloudwatch", "DescribeAlarms"] = {"MetricAlarms": [shop.alarm("AlarmHigh", "ALARM")]}
+    settled = Service("shop", "shop").settled(minutes=5)
+    assert [settled(at(minute)) for minute in (0, 5, 6)] == [False, False, False]
+    aws["cloudwatch", "DescribeAlarms"] = {"MetricAlarms": [shop.alarm("AlarmHigh", "OK")]}
+    assert settled(at(7))
+
+
+def test_at_minimum(aws: Answers):
+    shop.open_shop(aws)
+    at_minimum = Service("shop", "shop").at_minimum()
+    assert at_minimum(None)
+    aws["ecs", "DescribeServices"] = {"services": [shop.record(4, 2)]}
+    assert not at_minimum(None)

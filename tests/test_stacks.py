@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from helpers.errors import StackFailed, TutorialError
+from helpers.stacks import preview, table, wait_for
+from tests import shop
+from tests.answers import Answers, aws, does_not_exist
+from tests.story import START
+
+__all__ = ["aws"]
+ID = "arn:aws:cloudformation:us-east-1:123456789012:stack/shop/1"
+TYPES = {"Service": "AWS::ECS::Service", "Cluster": "AWS::ECS::Cluster", "shop": "AWS::CloudFormation::Stack"}
+
+
+def stack(status: str, **more: object) -> dict:
+    return {"StackName": "shop", "StackId": ID, "StackStatus": status, "CreationTime": START, **more}
+
+
+def event(second: int, name: str, status: str, reason: str = "", physical: str = "") -> dict:
+    return {
+        "EventId": f"{name}{second}",
+        "StackId": ID,
+        "StackName": "shop",
+        "Timestamp": START + timedelta(seconds=second),
+        "LogicalResourceId": name,
+        "PhysicalResourceId": ID if name == "shop" else physical,
+        "ResourceType": TYPES[name],
+        "ResourceStatus": status,
+        "ResourceStatusReason": reason,
+    }
+
+
+CREATED = [
+    event(0, "shop", "CREATE_IN_PROGRESS", "User Initiated"),
+    event(1, "Cluster", "CREATE_IN_PROGRESS"),
+    event(5, "Cluster", "CREATE_COMPLETE"),
+    event(6, "Service", "CREATE_IN_PROGRESS"),
+    event(66, "Service", "CREATE_COMPLETE"),
+    event(67, "shop", "CREATE_COMPLETE"),
+]
+FAILED = [
+    event(100, "shop", "UPDATE_IN_PROGRESS", "User Initiated"),
+    event(101, "Cluster", "UPDATE_FAILED", "Resource update cancelled"),
+    event(
+        102,
+        "Service",
+        "UPDATE_FAILED",
+        "ECS Deployment Circuit Breaker was triggered.",
+        f"{shop.ARN}:service/shop/shop",
+    ),
+    event(
+        103, "shop", "UPDATE_ROLLBACK_IN_PROGRESS", "The following resource(s) failed to update: [Service]."
+    ),
+    event(130, "shop", "UPDATE_ROLLBACK_COMPLETE"),
+]
+
+
+def answer(aws: Answers, events: list[dict], *stacks: dict) -> None:
+    states = iter(stacks[:-1])
+    aws["cloudformation", "DescribeStacks"] = lambda asked: {"Stacks": [next(states, stacks[-1])]}
+    aws["cloudformation", "DescribeStackEvents"] = {"StackEvents": events[::-1]}
+
+
+def test_waits_for_the_outputs_and_shows_what_was_made(aws: Answers, capsys):
+    done = stack("CREATE_COMPLETE", Outputs=[{"OutputKey": "Url", "OutputValue": "http://x"}])
+    answer(aws, CREATED, stack("REVIEW_IN_PROGRESS"), stack("CREATE_IN_PROGRESS"), done)
+    assert wait_for("shop") == {"Url": "http://x"}
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["CREATE_COMPLETE", "67", "s", "shop", "AWS::CloudFormation::Stack"],
+        ["CREATE_COMPLETE", "4", "s", "Cluster", "AWS::ECS::Cluster"],
+        ["CREATE_COMPLETE", "60", "s", "Service", "AWS::ECS::Service"],
+    ]
+
+
+def test_asks_by_id_so_that_a_deleted_stack_is_found_to_the_end(aws: Answers):
+    answer(
+        aws, [event(0, "shop", "DELETE_IN_PROGRESS")], stack("DELETE_IN_PROGRESS"), stack("DELETE_COMPLETE")
+    )
+    assert wait_for("shop") == {}
+    names = [call[2]["StackName"] for call in aws.calls if call[1] == "DescribeStacks"]
+    assert names == ["shop", ID]
+
+
+def test_a_stack_that_is_gone_already(aws: Answers):
+    aws["cloudformation", "DescribeStacks"] = does_not_exist("shop")
+    aws["cloudformation", "ListStacks"] = {"StackSummaries": [stack("DELETE_COMPLETE")]}
+    assert wait_for("shop") == {}
+
+
+def test_a_stack_that_never_was(aws: Answers):
+    aws["cloudformation", "DescribeStacks"] = does_not_exist("ship")
+    aws["cloudformation", "ListStacks"] = {"StackSummaries": [stack("CREATE_COMPLETE")]}
+    with pytest.raises(TutorialError, match="stacks there: shop"):
+        wait_for("ship")
+
+
+def test_a_failed_update_tells_the_first_cause_and_what_the_service_says(aws: Answers, capsys):
+    shop.open_shop(aws, states=("unhealthy",))
+    answer(aws, CREATED + FAILED, stack("UPDATE_ROLLBACK_IN_PROGRESS"), stack("UPDATE_ROLLBACK_COMPLETE"))
+    with pytest.raises(StackFailed) as failed:
+        wait_for("shop")
+    what, cause, *rest = str(failed.value).splitlines()
+    assert what == "The stack shop is UPDATE_ROLLBACK_COMPLETE."
+    assert cause == "Seen: Service (AWS::ECS::Service): ECS Deployment Circuit Breaker was triggered."
+    assert f"event: {shop.EVENT}" in rest
+    assert "the former version is in place" in rest[-1]
+    assert "CREATE_COMPLETE" not in capsys.readouterr().out  # that was the operation before
+
+
+def test_a_failed_create_says_to_delete_what_is_left(aws: Answers):
+    events = [
+        event(0, "shop", "CREATE_IN_PROGRESS"),
+        event(1, "Cluster", "CREATE_FAILED", "Resource handler returned message: no."),
+        event(2, "shop", "ROLLBACK_COMPLETE"),
+    ]
+    answer(aws, events, stack("ROLLBACK_COMPLETE"))
+    with pytest.raises(StackFailed, match=r"(?s)Cluster.*no\..*delete_stack"):
+        wait_for("shop")
+
+
+def test_the_table_says_what_is_not_done_yet():
+    assert "…" in table(CREATED[:4]).splitlines()[2]
+
+
+def change_set(status: str, reason: str = "", changes: tuple = ()) -> dict:
+    return {
+        "ChangeSetName": "grow",
+        "ChangeSetId": "arn:aws:cloudformation:us-east-1:123456789012:changeSet/grow/1",
+        "Status": status,
+        "StatusReason": reason,
+        "Changes": [{"Type": "Resource", "ResourceChange": change} for change in changes],
+    }
+
+
+ADD = {"Action": "Add", "LogicalResourceId": "Cluster", "ResourceType": "AWS::ECS::Cluster"}
+MODIFY = {
+    "Action": "Modify",
+    "LogicalResourceId": "Task",
+    "ResourceType": "AWS::ECS::TaskDefinition",
+    "Replacement": "True",
+}
+
+
+def test_a_change_set_is_a_table(aws: Answers):
+    states = iter([change_set("CREATE_PENDING"), change_set("CREATE_IN_PROGRESS")])
+    done = change_set("CREATE_COMPLETE", changes=(ADD, MODIFY))
+    aws["cloudformation", "DescribeChangeSet"] = lambda asked: next(states, done)
+    for asked in ({"Id": done["ChangeSetId"], "StackId": ID}, done):
+        assert preview(asked).to_numpy().tolist() == [
+            ["Add", "Cluster", "AWS::ECS::Cluster", ""],
+            ["Modify", "Task", "AWS::ECS::TaskDefinition", "True"],
+        ]
+    assert list(preview("grow", "shop").columns) == ["action", "logical id", "type", "replacement"]
+    assert aws.calls[-1][2] == {"ChangeSetName": "grow", "StackName": "shop"}
+
+
+def test_a_change_set_without_changes_is_empty(aws: Answers):
+    reason = "The submitted information didn't contain changes. Submit different information."
+    assert len(preview(change_set("FAILED", reason))) == 0
+
+
+def test_a_change_set_that_could_not_be_made(aws: Answers):
+    with pytest.raises(StackFailed, match="Template error"):
+        preview(change_set("FAILED", "Template error: no such thing"))
