@@ -81,7 +81,11 @@ def _wait_until_it_answers(app: App) -> None:
             if not app.running:
                 break
             time.sleep(0.05)
-    why = f"it ended with exit code {app.exit_code}" if not app.running else f"no answer in {ANSWERS_WITHIN:g} s"
+    why = (
+        f"it ended with exit code {app.exit_code}"
+        if not app.running
+        else f"no answer in {ANSWERS_WITHIN:g} s"
+    )
     app.kill()
     raise TutorialError(
         "The app did not start.",

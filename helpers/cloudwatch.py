@@ -263,8 +263,9 @@ def key_times(
             "what": what,
             "seen in": source,
         }
-        for origin, time, what, source in sorted(rows, key=lambda row: (row[0], row[1]))
-        if time is not None
+        for origin, time, what, source in sorted(
+            (row for row in rows if row[1] is not None), key=lambda row: row[:2]
+        )
     ]
     return DataFrame(table, columns=["after", "AWS minutes", "what", "seen in"])
 

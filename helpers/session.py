@@ -164,13 +164,15 @@ def run_process(app: Path, command: list[str], *, vcpu: float) -> RunningTask:
 @cache
 def _this_machine(state: Path) -> ProcessRuntime:
     from helpers.sandbox.clock import AwsClock
-    from helpers.sandbox.host import Host
+    from helpers.sandbox.fargate.host import Host
     from helpers.sandbox.registry import Image
     from helpers.sandbox.tasks import ProcessRuntime
 
     host = Host()
     host.start()
-    return ProcessRuntime(state / "alone", host, AwsClock(1), lambda reference, region: Image(Path(reference), []))
+    return ProcessRuntime(
+        state / "alone", host, AwsClock(1), lambda reference, region: Image(Path(reference), [])
+    )
 
 
 def _sandbox(speed: float | None) -> sandbox.Sandbox:

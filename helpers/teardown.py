@@ -33,9 +33,13 @@ def _found(name: str) -> Iterator[tuple[str, str]]:
             yield "target group", group["TargetGroupName"]
     for group in pages("ec2", "describe_security_groups", "SecurityGroups", Filters=_by_tag(name)):
         yield "security group", group["GroupId"]
-    for alarm in pages("cloudwatch", "describe_alarms", "MetricAlarms", AlarmNamePrefix=f"TargetTracking-service/{name}/"):
+    for alarm in pages(
+        "cloudwatch", "describe_alarms", "MetricAlarms", AlarmNamePrefix=f"TargetTracking-service/{name}/"
+    ):
         yield "alarm", alarm["AlarmName"]
-    for target in client("application-autoscaling").describe_scalable_targets(ServiceNamespace="ecs")["ScalableTargets"]:
+    for target in client("application-autoscaling").describe_scalable_targets(ServiceNamespace="ecs")[
+        "ScalableTargets"
+    ]:
         if target["ResourceId"].startswith(f"service/{name}/"):
             yield "scalable target", target["ResourceId"]
     for group in pages("logs", "describe_log_groups", "logGroups", logGroupNamePrefix=f"/ecs/{name}"):

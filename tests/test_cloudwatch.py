@@ -175,7 +175,7 @@ def test_an_alarm_that_changed_only_after_the_end(aws: Answers):
 
 def test_the_scaling_frame_holds_what_the_plot_shows_and_no_more(busy_shop: Answers, tmp_path):
     report = story.report(phases=(("calm", 0, 2, 32.0), ("step", 2, 4, 230.0)))
-    frame = scaling_frame(report, SHOP)
+    frame = scaling_frame(metrics(SHOP, report.start, report.end), report)
     present = [
         metric for metric in SCALING if metric not in ("CPUUtilizationMinimum", "CPUUtilizationMaximum")
     ]

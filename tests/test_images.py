@@ -23,7 +23,7 @@ from helpers.errors import TutorialError
 from helpers.images import CHECKOUT, Image, _ignored_by, _upload, build_image, push_image
 from helpers.sandbox.clock import AwsClock
 from helpers.sandbox.endpoint import Endpoint
-from helpers.sandbox.node import find_node
+from helpers.sandbox.fargate.node import find_node
 from helpers.sandbox.registry import Registry
 
 REGISTRY = "123456789012.dkr.ecr.us-east-1.amazonaws.com"

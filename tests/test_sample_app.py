@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.sandbox.node import find_node
+from helpers.sandbox.fargate.node import find_node
 
 APP = Path(__file__).parents[1] / "sample-app"
 

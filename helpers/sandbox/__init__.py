@@ -3,17 +3,19 @@
     learner's boto3, aws CLI, CloudFormation
             │
         endpoint ──► moto (records)          stacks, resources: CloudFormation
-            │                                registry: ECR's layers
+            │                                registry: the layers of ECR's images
             ▼
-        services ──► scheduler ──► tasks, host: real processes under a vCPU limit ──► logs
-            ▲            │            │
-            │            ▼            │ CPU really used
-            │        balancer: Envoy  │
-            │            │ requests   ▼
-        autoscaler ◄── alarms ◄── meter: CloudWatch metrics
+        scheduler ──► tasks: real processes under a vCPU limit ──► logs
+            ▲            ▲        │
+            │   requests │        │ CPU really used
+            │        balancer: Envoy
+            │            │ requests really served
+        autoscaler ◄── alarms ◄── meter: CloudWatch's metrics
 
-Read in this order: `clock`, `endpoint`, `mends`, `records`, `stacks`, `scheduler`, `tasks`, `balancer`, `meter`, `alarms`,
-`autoscaler`, `logs`. `__main__` is the process that holds them all. This module starts it, finds it again and ends it.
+Read in this order: `clock`, `endpoint`, `mends`, `records`, `registry`, `stacks`, `resources`, `scheduler`, `tasks`,
+`balancer`, `meter`, `alarms`, `autoscaler`, `logs`; each says what it stands in for, and how it differs. What a part
+stands on is in the folder of its AWS service. `__main__` is the process that holds them all. This module starts it,
+finds it again and ends it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +35,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 STARTS_WITHIN = 30.0  # real seconds; it takes one or two, more on a machine that is busy
 ENDS_WITHIN = 15.0
+_started: dict[int, subprocess.Popen[bytes]] = {}  # by this process; kept, so that their ends can be waited for
 
 
 class SandboxError(Exception):
@@ -77,10 +80,22 @@ def start(state: Path, *, speed: float, runtime: str) -> Sandbox:
         state.mkdir(parents=True, exist_ok=True)
         log = (state / "sandbox.log").open("ab")
     except OSError as error:
-        raise SandboxError(f"The sandbox cannot write to {state}: {error.strerror}. Make room or choose another.") from error
+        raise SandboxError(
+            f"The sandbox cannot write to {state}: {error.strerror}. Make room or choose another."
+        ) from error
     with log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "helpers.sandbox", "--state", str(state), "--speed", str(speed), "--runtime", runtime],
+            [
+                sys.executable,
+                "-m",
+                "helpers.sandbox",
+                "--state",
+                str(state),
+                "--speed",
+                str(speed),
+                "--runtime",
+                runtime,
+            ],
             cwd=CHECKOUT,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -88,30 +103,42 @@ def start(state: Path, *, speed: float, runtime: str) -> Sandbox:
             stderr=log,
             start_new_session=True,  # it outlives the notebook that started it
         )
+    _started[process.pid] = process
     deadline = time.monotonic() + STARTS_WITHIN
     while time.monotonic() < deadline:
         running = attach(state)
         if running:
             return running
         if process.poll() is not None and not is_held(state):
-            raise SandboxError(f"The sandbox ended while starting (exit code {process.returncode}).\n{tail(state)}")
+            raise SandboxError(
+                f"The sandbox ended while starting (exit code {process.returncode}).\n{tail(state)}"
+            )
         time.sleep(0.03)
     process.terminate()
-    raise SandboxError(f"The sandbox did not answer within {STARTS_WITHIN:.0f} s of its start.\n{tail(state)}")
+    raise SandboxError(
+        f"The sandbox did not answer within {STARTS_WITHIN:.0f} s of its start.\n{tail(state)}"
+    )
 
 
 def stop(state: Path) -> bool:
-    """End the sandbox on this state directory with everything it runs; False when none was running."""
-    running = attach(state)
-    if running is None:
+    """End the sandbox on this state directory with everything it runs, also while it starts; False if there is none."""
+    if not is_held(state):
         return False
-    os.kill(running.pid, signal.SIGTERM)
+    pid = int((state / "lock").read_text() or 0)
     deadline = time.monotonic() + ENDS_WITHIN
+    while not pid and is_held(state) and time.monotonic() < deadline:  # it is just about to write it
+        time.sleep(0.01)
+        pid = int((state / "lock").read_text() or 0)
+    if pid:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
     while is_held(state):
         if time.monotonic() > deadline:
-            os.kill(running.pid, signal.SIGKILL)  # its watchdog ends what it ran
+            os.kill(pid, signal.SIGKILL)  # the host process ends what it ran
             break
         time.sleep(0.03)
+    if started := _started.pop(pid, None):
+        started.wait()
     return True
 
 
@@ -124,11 +151,14 @@ def tail(state: Path, lines: int = 12) -> str:
 @contextmanager
 def held(state: Path):
     """Hold the state directory: the kernel lets go when the process ends, however it ends."""
-    with (state / "lock").open("w") as file:
+    with (state / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SandboxError(f"Another sandbox runs on {state}.") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
 
 
@@ -146,5 +176,11 @@ def is_held(state: Path) -> bool:
 
 def _environment() -> dict[str, str]:
     """The learner's environment without anything of AWS's in it: the sandbox has no use for a real credential."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MOTO_", "BOTO"))}
-    return kept | {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MOTO_", "BOTO"))
+    }
+    return kept | {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "MOTO_IAM_LOAD_MANAGED_POLICIES": "true",  # templates refer to AWS's own policies
+    }

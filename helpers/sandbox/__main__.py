@@ -54,7 +54,7 @@ class AwsTimeFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(name)-20s %(message)s")
         self._clock = clock
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         return self._clock.now().strftime("%H:%M:%S")
 
 
@@ -69,7 +69,9 @@ def main(argv: list[str] | None = None) -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(AwsTimeFormatter(clock))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    warnings.filterwarnings("ignore", message="Exception.AwsError. with code")  # moto's models do not list all codes
+    warnings.filterwarnings(
+        "ignore", message="Exception.AwsError. with code"
+    )  # moto's models do not list all codes
     log.setLevel(logging.INFO)
     try:
         with held(options.state):
@@ -104,13 +106,14 @@ class Region:
             return make(0)
 
     def _wire(self) -> None:
-        from helpers.sandbox import metric_store, task_definitions
         from helpers.sandbox.alarms import Alarms
         from helpers.sandbox.autoscaler import AutoScaler
         from helpers.sandbox.balancer import Balancer
-        from helpers.sandbox.host import Host
+        from helpers.sandbox.cloudwatch import metric_store
+        from helpers.sandbox.ecs import task_definitions
+        from helpers.sandbox.fargate.host import Host
+        from helpers.sandbox.fargate.metadata import MetadataServer
         from helpers.sandbox.logs import AwsLogs
-        from helpers.sandbox.metadata import MetadataServer
         from helpers.sandbox.meter import Meter
         from helpers.sandbox.records import Records
         from helpers.sandbox.registry import Registry

@@ -17,11 +17,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from helpers.sandbox.clock import Clock
-from helpers.sandbox.endpoint import Aws, Handler
-from helpers.sandbox.meter import MINUTE, PUBLICATION_DELAY
-from helpers.sandbox.records import Records
-from helpers.sandbox.scalable_targets import (
+from helpers.sandbox.autoscaling.scalable_targets import (
     DIMENSION,
     METRICS,
     Policy,
@@ -29,7 +25,20 @@ from helpers.sandbox.scalable_targets import (
     Target,
     metric_dimensions,
 )
-from helpers.sandbox.tracking import COOLDOWN, Decision, ScaleIn, ScaleOut, choose, cooling, decide, gradual
+from helpers.sandbox.autoscaling.tracking import (
+    COOLDOWN,
+    Decision,
+    ScaleIn,
+    ScaleOut,
+    choose,
+    cooling,
+    decide,
+    gradual,
+)
+from helpers.sandbox.clock import Clock
+from helpers.sandbox.endpoint import Aws, Handler
+from helpers.sandbox.meter import MINUTE, PUBLICATION_DELAY
+from helpers.sandbox.records import Records
 
 log = logging.getLogger("sandbox.autoscaler")
 

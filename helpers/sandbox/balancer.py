@@ -21,9 +21,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from helpers.sandbox.clock import Clock
-from helpers.sandbox.endpoint import AwsError, Call, Handler
-from helpers.sandbox.envoy import Envoy, Host, spawn_detached
-from helpers.sandbox.envoy_config import (
+from helpers.sandbox.elb.envoy import Envoy, Host, spawn_detached
+from helpers.sandbox.elb.envoy_config import (
     ALGORITHMS,
     Cluster,
     Endpoint,
@@ -32,8 +31,8 @@ from helpers.sandbox.envoy_config import (
     Listener,
     configuration,
 )
-from helpers.sandbox.ports import Ports
-from helpers.sandbox.target_health import (
+from helpers.sandbox.elb.ports import Ports
+from helpers.sandbox.elb.target_health import (
     DRAINING,
     NOT_IN_USE,
     NOT_REGISTERED,
@@ -43,6 +42,7 @@ from helpers.sandbox.target_health import (
     TargetHealth,
     checked,
 )
+from helpers.sandbox.endpoint import AwsError, Call, Handler
 
 log = logging.getLogger("sandbox.balancer")
 

@@ -10,7 +10,9 @@ import time
 from datetime import UTC, datetime
 from typing import Protocol
 
-DEFAULT_SPEED = 30.0  # a two-hour experiment in four minutes, while a real request still takes a real request's time
+DEFAULT_SPEED = (
+    30.0  # a two-hour experiment in four minutes, while a real request still takes a real request's time
+)
 
 
 class Clock(Protocol):

@@ -31,8 +31,14 @@ from werkzeug.serving import make_server
 log = logging.getLogger("sandbox.endpoint")
 
 ACCOUNT = "123456789012"  # moto's; AWS's documentation uses the same one for its examples
-CREDENTIALS = {"aws_access_key_id": "sandbox", "aws_secret_access_key": "sandbox"}  # dummies: nothing checks them
-SIGNING_NAMES = {"elasticloadbalancing": "elbv2", "monitoring": "cloudwatch"}  # where they differ from boto3's names
+CREDENTIALS = {
+    "aws_access_key_id": "sandbox",
+    "aws_secret_access_key": "sandbox",
+}  # dummies: nothing checks them
+SIGNING_NAMES = {
+    "elasticloadbalancing": "elbv2",
+    "monitoring": "cloudwatch",
+}  # where they differ from boto3's names
 GLOBAL = ("sts", "iam")  # have no region whose network must be there first
 OWN_APP_ID = "sandbox"  # marks the modules' own calls
 READS = ("Describe", "Get", "List", "BatchGet", "Validate", "Filter", "BatchCheck", "Lookup")
@@ -67,7 +73,9 @@ class Endpoint:
     def __init__(self, port: int = 0, moto: Callable[..., Iterable[bytes]] | None = None):
         self.handlers: dict[tuple[str, str], Handler] = {}
         self.last_request = time.monotonic()  # by anybody but the sandbox's own modules
-        self.on_region: Callable[[str], None] = lambda region: None  # before the first call to a region is answered
+        self.on_region: Callable[[str], None] = lambda region: (
+            None
+        )  # before the first call to a region is answered
         self._regions: dict[str, threading.Event] = {}
         self._moto = moto or DomainDispatcherApplication(create_backend_app)
         self._changes: Counter[str] = Counter()
@@ -106,7 +114,10 @@ class Endpoint:
                 # A session of its own: boto3's default session would read the learner's profile.
                 session = boto3.session.Session(region_name=region, **CREDENTIALS)
                 config = Config(
-                    retries={"total_max_attempts": 1}, user_agent_appid=OWN_APP_ID, proxies={}, max_pool_connections=20
+                    retries={"total_max_attempts": 1},
+                    user_agent_appid=OWN_APP_ID,
+                    proxies={},
+                    max_pool_connections=20,
                 )
                 self._clients[key] = session.client(service, endpoint_url=self.url, config=config)
             return self._clients[key]
@@ -141,7 +152,9 @@ class Endpoint:
                 opened.set()
         opened.wait(timeout=10)
 
-    def _to_moto(self, environ: dict[str, Any], body: bytes, start_response: Any) -> tuple[Iterable[bytes], int]:
+    def _to_moto(
+        self, environ: dict[str, Any], body: bytes, start_response: Any
+    ) -> tuple[Iterable[bytes], int]:
         seen: list[int] = []
 
         def started(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
@@ -190,8 +203,13 @@ class Endpoint:
             result, status = error, error.status
         except Exception as error:  # the caller must get an answer that says what went wrong, not a hang-up
             log.exception("%s %s failed inside the sandbox", service, operation)
-            result, status = AwsError("InternalFailure", f"{type(error).__name__}: {error} (see sandbox.log)"), 500
-        serialized = get_serializer_class(service, protocol)(operation_model=operation_model).serialize(result)
+            result, status = (
+                AwsError("InternalFailure", f"{type(error).__name__}: {error} (see sandbox.log)"),
+                500,
+            )
+        serialized = get_serializer_class(service, protocol)(operation_model=operation_model).serialize(
+            result
+        )
         status = int(serialized["status_code"]) if status == 200 else status
         content = serialized["body"]
         content = content.encode() if isinstance(content, str) else content
@@ -200,7 +218,9 @@ class Endpoint:
         start_response(f"{status} {'OK' if status < 300 else 'Error'}", list(headers.items()))
         return [content], status
 
-    def _forward(self, operation_model: Any, protocol: str, environ: dict[str, Any], body: bytes) -> dict[str, Any]:
+    def _forward(
+        self, operation_model: Any, protocol: str, environ: dict[str, Any], body: bytes
+    ) -> dict[str, Any]:
         caught: list[Any] = []
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
@@ -209,7 +229,8 @@ class Endpoint:
 
         content = b"".join(self._moto(dict(environ, **{"wsgi.input": BytesIO(body)}), start))
         parsed = _response_parser(protocol).parse(
-            {"status_code": caught[0], "headers": _lower(caught[1]), "body": content}, operation_model.output_shape
+            {"status_code": caught[0], "headers": _lower(caught[1]), "body": content},
+            operation_model.output_shape,
         )
         if caught[0] >= 300:
             error = parsed.get("Error", {})

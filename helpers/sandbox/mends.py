@@ -75,7 +75,9 @@ def furnish(ec2: Any) -> None:
         ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc["VpcId"])
         main = [{"Name": "association.main", "Values": ["true"]}]
         (table,) = ec2.describe_route_tables(Filters=of_vpc + main)["RouteTables"]
-        ec2.create_route(RouteTableId=table["RouteTableId"], DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+        ec2.create_route(
+            RouteTableId=table["RouteTableId"], DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway
+        )
     by_name = [{"Name": "group-name", "Values": ["default"]}]
     (group,) = ec2.describe_security_groups(Filters=of_vpc + by_name)["SecurityGroups"]
     if not group["IpPermissions"]:

@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from helpers.sandbox.clock import Clock
+from helpers.sandbox.cloudwatch.metric_store import STATISTICS, prune
 from helpers.sandbox.endpoint import Aws, Call, Handler
-from helpers.sandbox.metric_store import STATISTICS, prune
 from helpers.sandbox.records import Records, Task
 
 log = logging.getLogger("sandbox.meter")

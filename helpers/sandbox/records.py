@@ -73,7 +73,9 @@ class Records:
     def __init__(self) -> None:
         self.lock = RLock()
         self.tasks: dict[str, Task] = {}
-        self.alarm_history: deque[dict[str, Any]] = deque(maxlen=HISTORY)  # newest last; boto3's shape and "region"
+        self.alarm_history: deque[dict[str, Any]] = deque(
+            maxlen=HISTORY
+        )  # newest last; boto3's shape and "region"
         self.scaling_activities: deque[dict[str, Any]] = deque(maxlen=HISTORY)
 
     def running(self, region: str | None = None, service_arn: str | None = None) -> list[Task]:

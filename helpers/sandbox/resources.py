@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from helpers.sandbox import resources_ecs as ecs
-from helpers.sandbox import resources_network as network
-from helpers.sandbox.resource_handler import (
+from helpers.sandbox.cloudformation import ecs_resources as ecs
+from helpers.sandbox.cloudformation import network_resources as network
+from helpers.sandbox.cloudformation.handler import (
     Context,
     Handler,
     Properties,

@@ -16,14 +16,14 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from helpers.sandbox.clock import Clock
-from helpers.sandbox.deployments import Phase, TaskView, failure_threshold, plan
-from helpers.sandbox.ecs import Ecs
-from helpers.sandbox.ecs_tasks import ask_to_stop
+from helpers.sandbox.ecs.deployments import Phase, TaskView, failure_threshold, plan
+from helpers.sandbox.ecs.lifecycle import EVIDENCE, Happening, Health, Lifecycle, Logs, Report
+from helpers.sandbox.ecs.operations import Ecs
+from helpers.sandbox.ecs.placement import Placement
+from helpers.sandbox.ecs.services import STARTING, Deployment, Service, ServiceRecords
+from helpers.sandbox.ecs.task_operations import ask_to_stop
 from helpers.sandbox.endpoint import AwsError, Handler
-from helpers.sandbox.lifecycle import EVIDENCE, Happening, Health, Lifecycle, Logs, Report
-from helpers.sandbox.placement import Placement
 from helpers.sandbox.records import Records, Task
-from helpers.sandbox.services import STARTING, Deployment, Service, ServiceRecords
 from helpers.sandbox.tasks import Runtime
 
 log = logging.getLogger("sandbox.scheduler")

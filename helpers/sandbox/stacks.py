@@ -14,14 +14,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from helpers.sandbox.change_sets import Change, Wanted, outputs_differ, plan
 from helpers.sandbox.clock import Clock
-from helpers.sandbox.endpoint import ACCOUNT, READS, Aws, AwsError, Call
-from helpers.sandbox.endpoint import Handler as ApiHandler
-from helpers.sandbox.resource_handler import Handler
-from helpers.sandbox.resources import HANDLERS
-from helpers.sandbox.stack_engine import Engine, in_a_thread
-from helpers.sandbox.stack_records import (
+from helpers.sandbox.cloudformation.change_sets import Change, Wanted, outputs_differ, plan
+from helpers.sandbox.cloudformation.engine import Engine, in_a_thread
+from helpers.sandbox.cloudformation.handler import Handler
+from helpers.sandbox.cloudformation.records import (
     ChangeSet,
     Stack,
     change_set_shape,
@@ -30,8 +27,11 @@ from helpers.sandbox.stack_records import (
     resource_shape,
     stack_shape,
 )
-from helpers.sandbox.template_inputs import TemplateInputs, capabilities_of
-from helpers.sandbox.template_language import TemplateError
+from helpers.sandbox.cloudformation.template_inputs import TemplateInputs, capabilities_of
+from helpers.sandbox.cloudformation.template_language import TemplateError
+from helpers.sandbox.endpoint import ACCOUNT, READS, Aws, AwsError, Call
+from helpers.sandbox.endpoint import Handler as ApiHandler
+from helpers.sandbox.resources import HANDLERS
 
 log = logging.getLogger("sandbox.stacks")
 

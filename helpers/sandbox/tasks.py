@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Protocol
 
 from helpers.sandbox.clock import Clock
-from helpers.sandbox.host import LINUX, Host
-from helpers.sandbox.node import NodeMissing, find_node
+from helpers.sandbox.fargate.host import LINUX, Host
+from helpers.sandbox.fargate.node import NodeMissing, find_node
 from helpers.sandbox.registry import CannotPullContainer, Image
 
 log = logging.getLogger("sandbox.tasks")

@@ -16,9 +16,9 @@ from typing import Any
 
 from helpers.sandbox.alarms import Alarms
 from helpers.sandbox.autoscaler import AutoScaler
+from helpers.sandbox.cloudwatch.metric_store import mend_metrics
 from helpers.sandbox.endpoint import Call, Endpoint
 from helpers.sandbox.meter import Meter
-from helpers.sandbox.metric_store import mend_metrics
 from helpers.sandbox.records import Records, Task
 from tests.sandbox.manual_clock import ManualClock
 

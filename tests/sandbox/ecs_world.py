@@ -11,10 +11,10 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from helpers.sandbox.ecs.services import Service
 from helpers.sandbox.endpoint import Call
 from helpers.sandbox.records import Records, Task
 from helpers.sandbox.scheduler import Scheduler
-from helpers.sandbox.services import Service
 from helpers.sandbox.tasks import CannotPullContainerError, TaskSpec
 from tests.sandbox.manual_clock import ManualClock
 

@@ -47,7 +47,9 @@ def test_moto_answers_what_nobody_handles(endpoint):
         (
             "elbv2",  # the query protocol, with a list of structures
             "RegisterTargets",
-            lambda c: c.register_targets(TargetGroupArn="arn", Targets=[{"Id": "10.0.0.1", "Port": 3000}]) and [],
+            lambda c: (
+                c.register_targets(TargetGroupArn="arn", Targets=[{"Id": "10.0.0.1", "Port": 3000}]) and []
+            ),
             {"TargetGroupArn": "arn", "Targets": [{"Id": "10.0.0.1", "Port": 3000}]},
             {},
         ),
@@ -56,14 +58,18 @@ def test_moto_answers_what_nobody_handles(endpoint):
             "DescribeAlarmHistory",
             lambda c: [
                 item["Timestamp"]
-                for item in c.describe_alarm_history(StartDate=datetime(2026, 11, 23, tzinfo=UTC))["AlarmHistoryItems"]
+                for item in c.describe_alarm_history(StartDate=datetime(2026, 11, 23, tzinfo=UTC))[
+                    "AlarmHistoryItems"
+                ]
             ],
             {"StartDate": datetime(2026, 11, 23, tzinfo=UTC)},
             {"AlarmHistoryItems": [{"Timestamp": datetime(2026, 11, 24, 1, 2, 3, tzinfo=UTC)}]},
         ),
     ],
 )
-def test_a_handler_gets_and_gives_what_boto3_sends_and_receives(endpoint, service, operation, ask, params, answer):
+def test_a_handler_gets_and_gives_what_boto3_sends_and_receives(
+    endpoint, service, operation, ask, params, answer
+):
     calls: list[Call] = []
     endpoint.add({(service, operation): lambda call: calls.append(call) or answer})
     got = ask(learner(endpoint, service, "eu-west-1"))
@@ -78,7 +84,12 @@ def test_a_handler_gets_and_gives_what_boto3_sends_and_receives(endpoint, servic
 @pytest.mark.parametrize(
     ("service", "operation", "ask", "error"),
     [
-        ("ecs", "StopTask", lambda c: c.stop_task(task="t"), AwsError("ClusterNotFoundException", "Cluster not found.")),
+        (
+            "ecs",
+            "StopTask",
+            lambda c: c.stop_task(task="t"),
+            AwsError("ClusterNotFoundException", "Cluster not found."),
+        ),
         (
             "cloudformation",
             "DescribeStacks",
@@ -160,14 +171,18 @@ def test_a_region_is_opened_once_and_before_its_first_answer(endpoint):
     opened: list[str] = []
 
     def open_region(region):
-        endpoint.client("ec2", region).create_key_pair(KeyName="made-at-opening")  # its own calls must get through
+        endpoint.client("ec2", region).create_key_pair(
+            KeyName="made-at-opening"
+        )  # its own calls must get through
         opened.append(region)
 
     endpoint.on_region = open_region
     seen: list[int] = []
     ask = [
         threading.Thread(
-            target=lambda: seen.append(len(learner(endpoint, "ec2", "ap-south-1").describe_key_pairs()["KeyPairs"]))
+            target=lambda: seen.append(
+                len(learner(endpoint, "ec2", "ap-south-1").describe_key_pairs()["KeyPairs"])
+            )
         )
         for _ in range(4)
     ]
@@ -201,12 +216,18 @@ def test_a_handler_for_an_operation_that_aws_does_not_have_is_a_mistake(endpoint
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
-        ("AWS4-HMAC-SHA256 Credential=AK/20261123/eu-west-1/ecs/aws4_request, SignedHeaders=host", ("ecs", "eu-west-1")),
+        (
+            "AWS4-HMAC-SHA256 Credential=AK/20261123/eu-west-1/ecs/aws4_request, SignedHeaders=host",
+            ("ecs", "eu-west-1"),
+        ),
         (
             "AWS4-HMAC-SHA256 Credential=AK/20261123/us-east-1/elasticloadbalancing/aws4_request,X=1",
             ("elbv2", "us-east-1"),
         ),
-        ("AWS4-HMAC-SHA256 Credential=AK/20261123/us-east-1/monitoring/aws4_request", ("cloudwatch", "us-east-1")),
+        (
+            "AWS4-HMAC-SHA256 Credential=AK/20261123/us-east-1/monitoring/aws4_request",
+            ("cloudwatch", "us-east-1"),
+        ),
         ("", ("", "us-east-1")),
         ("Basic abc", ("", "us-east-1")),
     ],
@@ -217,6 +238,9 @@ def test_credential_scope(header, expected):
 
 def test_operation_name():
     form = {"CONTENT_TYPE": "application/x-www-form-urlencoded; charset=utf-8"}
-    assert operation_name({"HTTP_X_AMZ_TARGET": "AmazonEC2ContainerServiceV20141113.ListTasks"}, b"{}") == "ListTasks"
+    assert (
+        operation_name({"HTTP_X_AMZ_TARGET": "AmazonEC2ContainerServiceV20141113.ListTasks"}, b"{}")
+        == "ListTasks"
+    )
     assert operation_name(form, b"Version=1&Action=CreateStack&X=1") == "CreateStack"
     assert operation_name({}, b"Action=CreateStack") == ""

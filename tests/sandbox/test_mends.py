@@ -64,7 +64,11 @@ def network():
 
 def test_the_default_vpc_has_a_subnet_in_each_of_three_zones(network):
     subnets = network.describe_subnets(Filters=[{"Name": "default-for-az", "Values": ["true"]}])["Subnets"]
-    assert sorted(subnet["AvailabilityZone"] for subnet in subnets) == ["us-east-1a", "us-east-1b", "us-east-1c"]
+    assert sorted(subnet["AvailabilityZone"] for subnet in subnets) == [
+        "us-east-1a",
+        "us-east-1b",
+        "us-east-1c",
+    ]
     assert all(subnet["MapPublicIpOnLaunch"] for subnet in subnets)
 
 
@@ -80,7 +84,8 @@ def test_the_default_vpc_reaches_the_internet(network):
 def test_the_default_security_group_lets_its_own_members_in(network):
     (group,) = network.describe_security_groups()["SecurityGroups"]
     (rule,) = group["IpPermissions"]
-    assert rule["IpProtocol"] == "-1" and rule["IpRanges"] == []
+    assert rule["IpProtocol"] == "-1"
+    assert rule["IpRanges"] == []
     assert [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == [group["GroupId"]]
 
 

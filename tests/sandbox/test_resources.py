@@ -14,11 +14,11 @@ import pytest
 from botocore.exceptions import ClientError
 
 from helpers.sandbox.clock import AwsClock
+from helpers.sandbox.cloudformation.ecs_resources import Service
+from helpers.sandbox.cloudformation.handler import Cancelled, Context, HandlerError, call, reason, shaped
+from helpers.sandbox.cloudformation.schemas import known_types, schema
 from helpers.sandbox.endpoint import Endpoint
-from helpers.sandbox.resource_handler import Cancelled, Context, HandlerError, call, reason, shaped
-from helpers.sandbox.resource_schemas import known_types, schema
 from helpers.sandbox.resources import HANDLERS
-from helpers.sandbox.resources_ecs import Service
 from helpers.sandbox.stacks import CloudFormation
 from tests.sandbox.manual_clock import ManualClock
 

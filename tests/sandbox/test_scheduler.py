@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from helpers.sandbox.lifecycle import BOOT, START_LEAST, START_MOST
+from helpers.sandbox.ecs.lifecycle import BOOT, START_LEAST, START_MOST
 from helpers.sandbox.logs import ResourceInitializationError
 from tests.sandbox.ecs_world import BALANCER, CLUSTER, DELAY, GROUP, NETWORK, Target, World
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.sandbox.cloudformation.handler import Handler, HandlerError
 from helpers.sandbox.endpoint import AwsError, Call
-from helpers.sandbox.resource_handler import Handler, HandlerError
 from helpers.sandbox.stacks import CloudFormation
 from tests.sandbox.manual_clock import ManualClock
 

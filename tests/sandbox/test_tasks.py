@@ -15,8 +15,8 @@ import pytest
 
 from helpers.sandbox import tasks
 from helpers.sandbox.clock import AwsClock
-from helpers.sandbox.host import Host
-from helpers.sandbox.node import NodeMissing
+from helpers.sandbox.fargate.host import Host
+from helpers.sandbox.fargate.node import NodeMissing
 from helpers.sandbox.registry import CannotPullContainer, Image
 from helpers.sandbox.tasks import (
     CannotPullContainerError,
@@ -26,7 +26,7 @@ from helpers.sandbox.tasks import (
     ProcessTask,
     TaskSpec,
 )
-from tests.sandbox.test_host import gone
+from tests.sandbox.fargate.test_host import gone
 
 REFERENCE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/shop@sha256:" + "0" * 64
 SERVER = """

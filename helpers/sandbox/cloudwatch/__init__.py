@@ -1,0 +1,1 @@
+"""What `meter.py` and `alarms.py` stand on: how samples are kept and statistics computed."""

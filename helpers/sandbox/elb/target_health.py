@@ -1,0 +1,144 @@
+"""Stands in for how an Application Load Balancer judges a target: from health checks to AWS's states and reasons.
+
+Differs: Envoy makes the checks and counts them against the thresholds. What it does not tell, which status a failed
+check had, comes from a request of our own.
+"""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from dataclasses import dataclass
+
+from helpers.sandbox.elb.envoy import Host
+from helpers.sandbox.elb.envoy_config import HealthCheck
+
+
+@dataclass(frozen=True)
+class TargetHealth:
+    """A target's state with its reason, in AWS's words."""
+
+    state: str
+    reason: str | None = None
+    description: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.state} ({self.reason}: {self.description})" if self.reason else self.state
+
+
+HEALTHY = TargetHealth("healthy")
+REGISTERING = TargetHealth("initial", "Elb.RegistrationInProgress", "Target registration is in progress")
+CHECKING = TargetHealth("initial", "Elb.InitialHealthChecking", "Initial health checks in progress")
+TIMED_OUT = TargetHealth("unhealthy", "Target.Timeout", "Request timed out")
+FAILED = TargetHealth("unhealthy", "Target.FailedHealthChecks", "Health checks failed")
+DRAINING = TargetHealth("draining", "Target.DeregistrationInProgress", "Target deregistration is in progress")
+NOT_REGISTERED = TargetHealth(
+    "unused", "Target.NotRegistered", "Target is not registered to the target group"
+)
+NOT_IN_USE = TargetHealth(
+    "unused",
+    "Target.NotInUse",
+    "Target group is not configured to receive traffic from the load balancer",
+)
+
+
+def wrong_code(status: int) -> TargetHealth:
+    return TargetHealth(
+        "unhealthy", "Target.ResponseCodeMismatch", f"Health checks failed with these codes: [{status}]"
+    )
+
+
+@dataclass(frozen=True)
+class Group:
+    """A target group as configured. `check` in real seconds; `interval` and `delay` (deregistration) in AWS seconds."""
+
+    arn: str
+    port: int
+    check: HealthCheck
+    check_port: int | None  # None: the traffic's
+    interval: float
+    delay: float
+    algorithm: str
+    used: bool  # by a listener
+
+
+@dataclass
+class Target:
+    """A registered target. Times are AWS seconds since 1970, but `drained_at`: real, monotonic."""
+
+    ip: str
+    port: int
+    zone: str | None
+    address: tuple[str, int] | None = None
+    check_port: int | None = None
+    health: TargetHealth = REGISTERING
+    passed: bool = False  # a check, since it was registered
+    failing_since: float | None = None
+    draining_until: float | None = None
+    drained_at: float = 0.0
+    probe: Probe | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.ip}:{self.port}"
+
+    def forget_checks(self, health: TargetHealth) -> None:
+        self.health, self.passed, self.failing_since, self.probe = health, False, None, None
+
+
+class Probe(threading.Thread):
+    """One request of our own, to learn what Envoy does not tell: which status a failed health check had."""
+
+    def __init__(
+        self, address: tuple[str, int], name: str, check: HealthCheck, at: float, known: TargetHealth | None
+    ):
+        super().__init__(name=f"probe {name}", daemon=True)
+        self._address, self._host, self._check, self._known = address, name, check, known
+        self.at = at  # AWS time
+        self.found: TargetHealth | None = None  # None until the answer is in
+        self.start()
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection(*self._address, timeout=self._check.timeout)
+        try:
+            headers = {"Host": self._host, "User-Agent": "ELB-HealthChecker/2.0", "Connection": "close"}
+            connection.request("GET", self._check.path, headers=headers)
+            status = connection.getresponse().status
+            passes = self._check.passes(status)  # on the way back: what was wrong before still counts
+            self.found = (self._known or FAILED) if passes else wrong_code(status)
+        except TimeoutError:
+            self.found = TIMED_OUT
+        except (OSError, http.client.HTTPException):
+            self.found = FAILED
+        finally:
+            connection.close()
+
+
+def checked(group: Group, target: Target, host: Host | None, now: float) -> TargetHealth:
+    """A target's health by its checks: Envoy counts them against the thresholds, bar the first few of a target."""
+    if target.address is None:
+        target.failing_since = target.failing_since or now
+        if now - target.failing_since < group.check.unhealthy * group.interval:
+            return CHECKING if target.health is REGISTERING else target.health
+        target.passed = False
+        return TIMED_OUT
+    if host is None or host.address != target.address or host.pending:
+        return CHECKING if target.health is REGISTERING else target.health
+    if not host.failing:
+        target.passed, target.failing_since, target.probe = True, None, None
+        return HEALTHY
+    return _failing(group, target, host, now)
+
+
+def _failing(group: Group, target: Target, host: Host, now: float) -> TargetHealth:
+    target.failing_since = target.failing_since or now
+    if not target.passed and now - target.failing_since < (group.check.unhealthy - 1) * group.interval:
+        return CHECKING  # Envoy calls a new target unhealthy from the start, an ALB from the threshold on
+    if host.timed_out:
+        return TIMED_OUT
+    if target.probe is None or (target.probe.found and now - target.probe.at >= group.interval):
+        known = target.probe.found if target.probe else None
+        check_address = (host.address[0], target.check_port or host.address[1])
+        target.probe = Probe(check_address, target.name, group.check, now, known)
+        return known or target.health
+    return target.probe.found or target.health

@@ -1,0 +1,153 @@
+"""`connect` in an environment that wants to lead its calls elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import sandbox, session
+from helpers.errors import TutorialError
+
+ASK = """
+import json, os, subprocess, sys
+import boto3
+before = boto3.client("sts") if {early} else None
+from helpers import connect
+lab = connect(region="eu-west-1")
+told = {{}}
+for service in ("sts", "ecs", "cloudformation", "s3", "elbv2", "cloudwatch"):
+    client = boto3.client(service)
+    told[service] = client.meta.endpoint_url
+credentials = boto3.Session().get_credentials()
+told["key"], told["token"] = credentials.access_key, credentials.token
+told["profiles"] = boto3.Session().available_profiles
+told["account"] = boto3.client("sts").get_caller_identity()["Account"]
+told["region"] = boto3.client("ecs").meta.region_name
+aws = os.path.join(os.path.dirname(sys.executable), "aws")
+cli = subprocess.run([aws, "sts", "get-caller-identity"], capture_output=True, text=True, timeout=60)
+told["cli"] = json.loads(cli.stdout)["Account"] if cli.returncode == 0 else cli.stderr
+told["endpoint"] = lab.running.endpoint
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    state = tmp_path_factory.mktemp("a sandbox")
+    yield state
+    sandbox.stop(state)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, state: Path) -> dict[str, str]:
+    """A developer's machine, with everything that could send a call to a real account."""
+    home = tmp_path / "home"
+    (home / ".aws").mkdir(parents=True)
+    (home / ".aws" / "credentials").write_text(
+        "[default]\naws_access_key_id = AKIAREALREALREALREAL\naws_secret_access_key = real\n"
+        "[production]\naws_access_key_id = AKIAPRODPRODPRODPROD\naws_secret_access_key = real\n"
+    )
+    (home / ".aws" / "config").write_text(
+        "[default]\nregion = us-west-2\nendpoint_url = http://127.0.0.1:9\nservices = elsewhere\n"
+        "[profile production]\nregion = us-west-2\n"
+        "[services elsewhere]\nsts =\n  endpoint_url = http://127.0.0.1:9\necs =\n  endpoint_url = http://127.0.0.1:9\n"
+    )
+    here = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return here | {
+        "HOME": str(home),
+        "SANDBOX_STATE": str(state),
+        "PYTHONPATH": str(session.CHECKOUT),
+        "AWS_PROFILE": "production",
+        "AWS_DEFAULT_PROFILE": "production",
+        "AWS_ACCESS_KEY_ID": "AKIAREALREALREALREAL",
+        "AWS_SECRET_ACCESS_KEY": "real",
+        "AWS_SESSION_TOKEN": "real",
+        "AWS_REGION": "us-west-2",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ENDPOINT_URL_STS": "http://127.0.0.1:9",
+        "AWS_ENDPOINT_URL_ECS": "http://127.0.0.1:9",
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
+        "AWS_ROLE_ARN": "arn:aws:iam::999999999999:role/real",
+        "AWS_WEB_IDENTITY_TOKEN_FILE": "/nowhere",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:9",
+        "AWS_USE_FIPS_ENDPOINT": "true",
+        "AWS_USE_DUALSTACK_ENDPOINT": "true",
+        "AWS_CA_BUNDLE": "/nowhere",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "http_proxy": "http://127.0.0.1:9",
+    }
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["boto3 fresh", "boto3 used before"])
+def test_no_real_credential_and_no_real_endpoint_can_be_used(hostile, early):
+    if early:  # a default session made before knows the profile; it must be forgotten
+        hostile["AWS_PROFILE"] = "default"
+    code = ASK.format(early=early)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=hostile, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    endpoint = told["endpoint"]
+    assert {told[name] for name in ("sts", "ecs", "cloudformation", "s3", "elbv2", "cloudwatch")} == {
+        endpoint
+    }
+    assert endpoint.startswith("http://127.0.0.1:")
+    assert (told["key"], told["token"], told["profiles"]) == ("sandbox", None, [])
+    assert told["account"] == told["cli"] == "123456789012"
+    assert told["region"] == "eu-west-1"
+
+
+def test_aws_is_not_there_yet_and_says_so():
+    with pytest.raises(TutorialError, match="not there yet"):
+        session.connect("aws", spend=True)
+
+
+def test_an_unknown_target_is_refused():
+    with pytest.raises(TutorialError, match="no such target"):
+        session.connect("azure")
+
+
+def test_containers_are_not_there_yet():
+    with pytest.raises(TutorialError, match="cannot run as that"):
+        session.connect(runtime="container")
+
+
+def test_another_speed_than_the_running_one_is_told(state, monkeypatch):
+    monkeypatch.setenv("SANDBOX_STATE", str(state))
+    monkeypatch.setattr(session, "_current", None)
+    session.connect()
+    with pytest.raises(TutorialError, match=r"(?s)another speed.*speed 30.*helpers stop"):
+        session.connect(speed=60)
+
+
+def test_the_lab_says_where_it_is_and_what_that_costs(state, monkeypatch):
+    monkeypatch.setenv("SANDBOX_STATE", str(state))
+    monkeypatch.setattr(session, "_current", None)
+    lab = session.connect(region="eu-west-1", name="shop")
+    words = repr(lab)
+    assert "shop in eu-west-1" in words
+    assert "no AWS account" in words
+    assert "30 times" in words
+    assert "On AWS" in words
+    assert session.current() is lab
+
+
+def test_nothing_works_before_connect(monkeypatch):
+    monkeypatch.setattr(session, "_current", None)
+    with pytest.raises(TutorialError, match=r"connect\(\.\.\.\)"):
+        session.current()
+
+
+def test_isolate_keeps_what_is_not_awss(tmp_path):
+    environ = {"PATH": "/bin", "AWS_PROFILE": "x", "aws_odd": "y", "NO_PROXY": "intranet"}
+    session.isolate(environ, "http://127.0.0.1:1", "us-east-1", tmp_path)
+    assert environ["PATH"] == "/bin"
+    assert environ["NO_PROXY"] == "intranet,127.0.0.1,localhost"
+    assert "AWS_PROFILE" not in environ
+    assert "aws_odd" not in environ
