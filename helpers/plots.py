@@ -143,26 +143,47 @@ def plot_comparison(first: Report, second: Report, labels: Sequence[str]) -> Fig
     return figure
 
 
-@styled
-def plot_live(report: Report, counts: Sequence[tuple[datetime, dict[str, int]]]) -> Figure:
-    """The load so far, and the tasks as ECS counts them: (AWS time, desired, running and healthy)."""
-    figure, (rates, latency, tasks) = _figure(3, (10, 5.4), [1, 1, 0.8], dpi=72, layout=None)
-    figure.subplots_adjust(
-        0.075, 0.09, 0.985, 0.92, hspace=0.38
-    )  # four times as quick as a constrained layout
-    axis = Axis(report.start, max([report.end, *(time for time, _ in counts)]))
-    if len(report.frame):
-        _draw_rates(rates, report.frame, report, axis)
-        _draw_latency(latency, report.frame, report, axis)
-    minutes = [axis.minutes(time) for time, _ in counts]
-    for name, style in TASKS.items():
-        tasks.step(minutes, [count[name] for _, count in counts], where="post", **style)
-    if counts:
-        now = ", ".join(f"{count} {word}" for word, count in counts[-1][1].items())
-        tasks.set_title(f"Tasks now: {now} (ECS, load balancer)")
-        _whole(tasks, max(max(count.values()) for _, count in counts))
-    _finish(figure, report, axis)
-    return figure
+class LivePlot:
+    """The load so far, and the tasks as ECS counts them, in one figure whose lines grow: no figure is made anew."""
+
+    @styled
+    def __init__(self) -> None:
+        self.figure, panels = _figure(3, (10, 4.8), [1, 1, 0.8], dpi=72, layout=None)
+        self._rates, self._latency, self._tasks = panels
+        self.figure.subplots_adjust(0.075, 0.1, 0.985, 0.94, hspace=0.4)
+        self._lines = {
+            "RequestsOffered": self._rates.plot([], [], color=GREY, linestyle=(0, (4, 2)), linewidth=1.3)[0],
+            "RequestsServed": self._rates.plot([], [], color=BLUE)[0],
+            "LatencyP95": self._latency.plot([], [], color=PURPLE)[0],
+            "LatencyP50": self._latency.plot([], [], color=DARK[PURPLE], linewidth=1.2)[0],
+            **{name: self._tasks.step([], [], where="post", **style)[0] for name, style in TASKS.items()},
+        }
+        self._latency.set_yscale("log")
+        self._latency.yaxis.set_major_formatter("{x:,.0f}")
+        self._latency.yaxis.set_minor_formatter("")
+        self._rates.set_title("Requests a real second: offered (dashed), served")
+        self._latency.set_title("Latency in ms: p95 above p50")
+        self._tasks.set_xlabel("AWS minutes since the load began")
+
+    def update(self, report: Report, counts: Sequence[tuple[datetime, dict[str, int]]]) -> Figure:
+        """`counts`: (AWS time, desired, running and healthy)."""
+        axis = Axis(report.start, max([report.end, *(time for time, _ in counts)]))
+        for metric in ("RequestsOffered", "RequestsServed", "LatencyP95", "LatencyP50"):
+            values = _client(report.frame, metric, report, axis)
+            self._lines[metric].set_data(values.index, values)
+        minutes = [axis.minutes(time) for time, _ in counts]
+        for name in TASKS:
+            self._lines[name].set_data(minutes, [count[name] for _, count in counts])
+        for panel in (self._rates, self._latency, self._tasks):
+            panel.set_xlim(0, max(axis.length, 1))
+            panel.relim()
+            panel.autoscale_view(scalex=False)
+        self._rates.set_ylim(bottom=0)
+        if counts:
+            now = ", ".join(f"{count} {word}" for word, count in counts[-1][1].items())
+            self._tasks.set_title(f"Tasks now: {now} (ECS, load balancer)")
+            _whole(self._tasks, max(max(count.values()) for _, count in counts))
+        return self.figure
 
 
 TASKS: dict[str, dict[str, Any]] = {

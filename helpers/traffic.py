@@ -38,6 +38,7 @@ MOST_MINUTES = 90.0  # AWS minutes under load against AWS itself; the sandbox ha
 LAG = 1.0  # real seconds that the record may be behind, in a plot that is still growing
 START_WITHIN = 30.0  # real seconds for Locust to start; takes 1–2
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+DRAWING = 10  # times as long as a live plot took to draw, the next one waits
 STOP_WITHIN = 20.0  # real seconds for the last answers
 
 Until = Callable[["Progress"], bool]
@@ -92,7 +93,7 @@ def load(
     lab = session.current()
     _refuse_what_is_not_yours(url, lab.target)
     _refuse_too_much(phases, lab.target)
-    tell = _LivePlot(watch).show if hasattr(watch, "counts") else watch
+    tell = _Watching(watch).show if hasattr(watch, "counts") else watch
     clock = AwsTime.of(lab)
     seconds = sum(phase.longest for phase in phases) * 60 / lab.speed
     every = 1.0 if lab.target == "sandbox" else 10.0
@@ -293,22 +294,32 @@ def _locust(url: str, first: Phase, seconds: float) -> Iterator[_Locust]:
             locust.end()
 
 
-class _LivePlot:
+class _Watching:
     """A figure that is redrawn in place: the load, and the service's tasks as ECS counts them."""
 
     def __init__(self, service: Service):
-        self.service, self.handle, self.counts = service, None, []
+        self.service, self.handle, self.counts, self.plot = service, None, [], None
+        self.not_before = 0.0
 
     def show(self, progress: Progress) -> None:
         if not in_notebook():
             return
+        self.counts.append((progress.now, self.service.counts()))
+        began = time.monotonic()
+        if began < self.not_before:
+            return
+        self._draw(progress)
+        # A slow machine has better things to do than to draw: its tasks share the CPU with this kernel.
+        self.not_before = time.monotonic() + DRAWING * (time.monotonic() - began)
+
+    def _draw(self, progress: Progress) -> None:
         from IPython.display import Image, display
 
-        from helpers.plots import plot_live
+        from helpers.plots import LivePlot
 
-        self.counts.append((progress.now, self.service.counts()))
+        self.plot = self.plot or LivePlot()
         png = io.BytesIO()
-        plot_live(progress.report, self.counts).savefig(png)  # a notebook's own way would lay it out twice
+        self.plot.update(progress.report, self.counts).savefig(png)
         if self.handle is None:
             self.handle = display(Image(png.getvalue()), display_id=True)
         else:

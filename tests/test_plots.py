@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from helpers.plots import plot_comparison, plot_live, plot_load, plot_scaling
+from helpers.plots import LivePlot, plot_comparison, plot_load, plot_scaling
 from tests import story
 
 matplotlib.use("agg")
@@ -92,10 +92,11 @@ def test_a_comparison_has_one_scale(report):
 
 
 def test_the_live_plot_begins_with_nothing(report):
-    assert plot_live(report.during("calm"), [])
+    plot = LivePlot()
+    assert plot.update(report.during("calm"), [])
     counts = [(story.at(minute), {"desired": 4, "running": 2, "healthy": 1}) for minute in range(3)]
     assert "Tasks now: 4 desired, 2 running, 1 healthy (ECS, load balancer)" in words(
-        plot_live(report, counts)
+        plot.update(report, counts)
     )
 
 

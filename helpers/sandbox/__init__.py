@@ -35,7 +35,9 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 STARTS_WITHIN = 30.0  # real seconds; it takes one or two, more on a machine that is busy
 ENDS_WITHIN = 15.0
-_started: dict[int, subprocess.Popen[bytes]] = {}  # by this process; kept, so that their ends can be waited for
+_started: dict[
+    int, subprocess.Popen[bytes]
+] = {}  # by this process; kept, so that their ends can be waited for
 
 
 class SandboxError(Exception):
