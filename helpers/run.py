@@ -234,6 +234,9 @@ def run(
     if green and write:
         for outcome in outcomes:
             write_back(outcome.notebook, read(folder / outcome.notebook.name), facts)
+        if (figure := folder / "scaling.png").exists():
+            (notebooks / "images").mkdir(exist_ok=True)
+            shutil.copy(figure, notebooks / "images" / "load-test.png")
     say(
         _last_lines(
             outcomes, rest, latest, state, keep, time.monotonic() - began, interrupted, write and green

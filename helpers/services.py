@@ -290,21 +290,20 @@ class Service:
         """For a Phase's `until`: whether nothing has moved for so many AWS minutes, and nothing is about to.
 
         `above`: more tasks than so many are there; for a load that must make the service scale out, whose alarm
-        takes longer to see it than five minutes.
-        Desired unchanged, running and healthy equal to it, and AlarmHigh not in ALARM: with a cooldown of five
-        minutes, five quiet minutes alone may be the pause between two steps.
+        takes longer to see it than five minutes. Desired unchanged, running and healthy equal to it, and AlarmHigh
+        not in ALARM: with a cooldown of five minutes, five quiet minutes alone may be the pause between two steps.
         """
-        quiet_since: list[tuple[float, int]] = []
+        calm: list[tuple[float, int]] = []  # (AWS time, desired) of the first look since which nothing moved
 
         def holds(progress: Any) -> bool:
             counts = self.counts()
-            now = progress.now.timestamp()
-            if len(set(counts.values())) > 1 or (quiet_since and quiet_since[-1][1] != counts["desired"]):
-                quiet_since.clear()
-            if not quiet_since:
-                quiet_since.append((now, counts["desired"]))
-            unrest = len(set(counts.values())) > 1 or counts["desired"] <= above
-            if unrest or now - quiet_since[-1][0] < minutes * 60:
+            now, desired = progress.now.timestamp(), counts["desired"]
+            if len(set(counts.values())) > 1 or desired <= above:
+                calm.clear()
+                return False
+            if not calm or calm[0][1] != desired:
+                calm[:] = [(now, desired)]
+            if now - calm[0][0] < minutes * 60:
                 return False
             states = {alarm_kind(a["AlarmName"]): a["StateValue"] for a in self.alarm_records()}
             return states.get("AlarmHigh") != "ALARM"

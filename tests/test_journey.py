@@ -95,7 +95,9 @@ def test_it_takes_at_least_two_calm_steps_out(scale_outs):
 
 def test_it_settles_between_the_low_threshold_and_the_target(scaling, drop):
     cpu = series(scaling, "CPUUtilizationAverage")
-    settled = cpu[(cpu.index >= drop - 5.5 * MINUTE) & (cpu.index <= drop - MINUTE)]
+    settled = cpu[
+        (cpu.index >= drop - 5 * MINUTE) & (cpu.index <= drop - MINUTE)
+    ]  # whole minutes before the drop
     assert len(settled) >= 4
     assert 40 <= settled.mean() <= 55
 
