@@ -1,6 +1,6 @@
 """What a lab would cost on AWS: one dated table of prices, and arithmetic.
 
-Nothing is charged in the sandbox. The figures are list prices, without taxes, discounts and free tier.
+Nothing is charged in the sandbox. The figures are without taxes, discounts and free tier.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Cost:
             return "On AWS nothing that runs here would be charged by the hour."
         parts = ", ".join(f"{what} ${usd:.4f}" for what, usd in self.parts if usd)
         sentence = (
-            f"On AWS this would cost ${self.hourly:.4f} an hour, ${self.monthly:.2f} a month ({parts}; list prices of "
-            f"{REGION}, {DATE}). Traffic, logs and stored images come on top."
+            f"On AWS this would cost ${self.hourly:.4f} an hour, ${self.monthly:.2f} a month: {parts}. "
+            f"Traffic, logs and images come on top. Prices of {REGION} as third parties list them in {DATE}; see AWS's pages."
         )
         unknown = f" What it costs in {self.region} is not known here; see {FARGATE}."
         return sentence if self.region == REGION else sentence + unknown

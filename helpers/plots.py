@@ -300,8 +300,9 @@ def _draw_tasks(panel: Axes, frame: DataFrame, report: Report, axis: Axis, steps
     for name, style in TASKS.items():
         minutes = [axis.minutes(time) for time in counts[name].index]
         values = list(counts[name])
-        if name != "desired" and minutes:  # the last datapoint lasts a minute, too
-            minutes, values = [*minutes, min(minutes[-1] + 1, axis.length)], [*values, values[-1]]
+        if name != "desired" and minutes:
+            # Counted at their minutes' ends, as key_times dates them: no effect is drawn before its cause.
+            minutes, values = [0, *(min(minute + 1, axis.length) for minute in minutes)], [values[0], *values]
         panel.step(minutes, values, where="post", **style)
     highest = max((values.max() for values in counts.values() if len(values)), default=1)
     _whole(panel, highest)
@@ -320,7 +321,9 @@ def _draw_tasks(panel: Axes, frame: DataFrame, report: Report, axis: Axis, steps
     for place, (name, color) in enumerate(key):
         panel.text(1.004, 0.9 - 0.15 * place, name, transform=panel.transAxes, color=color, fontsize=8)
     panel.set_ylabel("tasks")
-    panel.set_title("Tasks: desired (scaling activities), running and healthy (CloudWatch)")
+    panel.set_title(
+        "Tasks: desired (scaling activities), running and healthy (CloudWatch, at each minute's end)"
+    )
 
 
 def _draw_guess(panel: Axes, minute: float, count: float, axis: Axis) -> None:

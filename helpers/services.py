@@ -243,6 +243,9 @@ class Service:
         ServiceNotSteady, with the reason, when the time is over or the deployment has failed.
         """
         for _ in polls(timeout):
+            tasks = self._tasks(
+                "RUNNING"
+            )  # first: a task that is stopped leaves this list before any count changes
             record, counts = self.record, self.counts()
             if any(d.get("rolloutState") == "FAILED" for d in record["deployments"]):
                 raise self._not_steady("Its deployment has failed")
@@ -250,7 +253,8 @@ class Service:
                 len(record["deployments"]) == 1
                 and len(set(counts.values())) == 1
                 and desired in (None, counts["desired"])
-                and without not in {task["taskArn"] for task in self._tasks("RUNNING")}
+                and [task["lastStatus"] for task in tasks] == ["RUNNING"] * counts["desired"]
+                and without not in {task["taskArn"] for task in tasks}
             ):
                 return self
         raise self._not_steady(f"It was not steady after {timeout:g} AWS minutes")

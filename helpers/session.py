@@ -55,6 +55,8 @@ class Lab:
         """Execute the earlier notebooks, up to `through`, whose results are not there yet for this name."""
         from helpers import steps
 
+        for other in steps.other_labs(self.name, self.region):
+            print(f"also here: {other}, another lab. To go on with that one, set name = {other!r}.")
         steps.catch_up(
             through, {"target": self.target, "region": self.region, "name": self.name, **parameters}
         )
@@ -68,11 +70,11 @@ class Lab:
 
         return "\n".join(
             (
-                f"{self.name} in {self.region}, on the sandbox on this machine: no AWS account is used, nothing is charged.",
+                f"{self.name} in {self.region}, on the sandbox on this machine. No AWS account is used, nothing is charged.",
                 f"AWS time is {self.now():%Y-%m-%d %H:%M} UTC and passes {self.speed:g} times as fast as yours.",
-                "Real: the app's Node processes, every request, the CPU used, the latency. "
-                "Modelled: AWS's delays. Recorded only: IAM, VPC.",
-                str(costs.of_lab(self.name)),
+                "Real: the app's Node processes, every request, the CPU used, the latency.",
+                "Modelled: how AWS decides and how long it takes. Recorded only: IAM, VPC.",
+                str(costs.of_lab(self.name)).replace(". ", ".\n"),
             )
         )
 

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from helpers.errors import StackFailed, TutorialError
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+TAG = "tutorial"  # its value is the lab's name
 BEYOND_REPAIR = {
     "CREATE_FAILED",
     "ROLLBACK_COMPLETE",
@@ -84,6 +85,13 @@ def done(step: Step, name: str, region: str) -> bool:
         and resource["ResourceStatus"] != "DELETE_COMPLETE"
         for resource in resources
     )
+
+
+def other_labs(name: str, region: str) -> list[str]:
+    """The names of labs in this region that are not this one, by their stacks' tag."""
+    stacks = boto3.client("cloudformation", region_name=region).describe_stacks()["Stacks"]
+    names = {tag["Value"] for stack in stacks for tag in stack.get("Tags", []) if tag["Key"] == TAG}
+    return sorted(names - {name})
 
 
 def catch_up(

@@ -38,7 +38,7 @@ PACKAGE_OF = {
     "packaging": "pytest",
     "requests": "docker",
     "werkzeug": "moto",
-    "yaml": "cfn-lint",
+    "yaml": "pyyaml",
 }
 
 

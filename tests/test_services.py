@@ -83,6 +83,43 @@ def test_waits_until_running_and_healthy_are_what_is_desired(aws: Answers):
     assert waited.counts() == {"desired": 2, "running": 2, "healthy": 2}
 
 
+def test_a_stopped_task_is_waited_for_until_its_replacement_runs(aws: Answers):
+    """StopTask takes a task off the list at once; the service's counts follow later."""
+    shop.open_shop(aws)
+    gone, stays, new = (shop.task(number)["taskArn"] for number in (1, 2, 3))
+    looks = iter([[gone, stays], [stays], [stays, new], [stays, new]])
+    aws["ecs", "ListTasks"] = lambda asked: {"taskArns": next(looks, [stays, new])}
+    statuses = iter(["RUNNING", "RUNNING", "PROVISIONING", "ACTIVATING"])
+
+    def describe(asked: dict) -> dict:
+        status = next(statuses, "RUNNING")
+        return {
+            "tasks": [shop.task(int(arn[-1]), status if arn == new else "RUNNING") for arn in asked["tasks"]]
+        }
+
+    aws["ecs", "DescribeTasks"] = describe
+    waited = Service("shop", "shop").until_steady(without=gone)
+    assert list(waited.tasks["status"]) == ["RUNNING", "RUNNING"]
+    assert gone[-8:] not in set(waited.tasks["task"])
+
+
+def test_waits_for_as_many_tasks_as_it_is_told(aws: Answers):
+    shop.open_shop(aws)
+    with pytest.raises(ServiceNotSteady):
+        Service("shop", "shop").until_steady(timeout=1, desired=3)
+
+
+def test_waits_for_an_alarm(aws: Answers):
+    shop.open_shop(aws)
+    states = iter(["INSUFFICIENT_DATA", "OK"])
+    aws["cloudwatch", "DescribeAlarms"] = lambda asked: {
+        "MetricAlarms": [shop.alarm("AlarmLow", next(states, "ALARM"), since=START)]
+    }
+    Service("shop", "shop").until_alarm("AlarmLow", "ALARM")
+    with pytest.raises(TutorialError, match=r"(?s)AlarmHigh was not in OK.*not there"):
+        Service("shop", "shop").until_alarm("AlarmHigh", "OK", timeout=1)
+
+
 def test_a_failed_deployment_is_told_at_once_with_its_reasons(aws: Answers):
     shop.open_shop(aws, states=("unhealthy",))
     aws["ecs", "DescribeServices"] = {"services": [shop.record(2, 0, "FAILED")]}
@@ -106,6 +143,12 @@ def test_settled_after_five_minutes_without_a_move(aws: Answers):
     shop.open_shop(aws)
     settled = Service("shop", "shop").settled(minutes=5)
     assert [settled(at(minute)) for minute in (0, 3, 4.9, 5)] == [False, False, False, True]
+
+
+def test_before_the_service_has_scaled_out_nothing_is_settled(aws: Answers):
+    shop.open_shop(aws)
+    settled = Service("shop", "shop").settled(minutes=5, above=2)
+    assert not any(settled(at(minute)) for minute in range(10))
 
 
 def test_a_change_of_the_desired_count_begins_the_five_minutes_anew(aws: Answers):

@@ -132,7 +132,7 @@ def test_the_lab_says_where_it_is_and_what_that_costs(state, monkeypatch):
     lab = session.connect(region="eu-west-1", name="shop")
     words = repr(lab)
     assert "shop in eu-west-1" in words
-    assert "no AWS account" in words
+    assert "No AWS account" in words
     assert "30 times" in words
     assert "On AWS" in words
     assert session.current() is lab
@@ -151,3 +151,22 @@ def test_isolate_keeps_what_is_not_awss(tmp_path):
     assert environ["NO_PROXY"] == "intranet,127.0.0.1,localhost"
     assert "AWS_PROFILE" not in environ
     assert "aws_odd" not in environ
+
+
+def test_another_lab_in_the_region_is_told(state, monkeypatch, capsys):
+    import boto3
+
+    monkeypatch.setenv("SANDBOX_STATE", str(state))
+    monkeypatch.setattr(session, "_current", None)
+    lab = session.connect(name="cafe")
+    group = "Resources: {Group: {Type: AWS::Logs::LogGroup}}"
+    cloudformation = boto3.client("cloudformation")
+    cloudformation.create_stack(
+        StackName="shop", TemplateBody=group, Tags=[{"Key": "tutorial", "Value": "shop"}]
+    )
+    lab.catch_up(through="00")
+    assert "also here: shop" in capsys.readouterr().out
+    cloudformation.delete_stack(StackName="shop")
+    cloudformation.get_waiter("stack_delete_complete").wait(StackName="shop", WaiterConfig={"Delay": 1})
+    lab.catch_up(through="00")
+    assert "also here" not in capsys.readouterr().out
