@@ -134,7 +134,7 @@ class Endpoint:
                 self._open(region)
         handler = self.handlers.get((service, operation))
         if handler is None:
-            answer, status = self._to_moto(environ, body, start_response)
+            answer, status = self._to_moto(service, operation, environ, body, start_response)
         else:
             answer, status = self._handle(handler, service, operation, region, environ, body, start_response)
         if status < 300 and operation and not operation.startswith(READS):
@@ -153,7 +153,7 @@ class Endpoint:
         opened.wait(timeout=10)
 
     def _to_moto(
-        self, environ: dict[str, Any], body: bytes, start_response: Any
+        self, service: str, operation: str, environ: dict[str, Any], body: bytes, start_response: Any
     ) -> tuple[Iterable[bytes], int]:
         seen: list[int] = []
 
@@ -162,8 +162,16 @@ class Endpoint:
             return start_response(status, headers)
 
         environ["wsgi.input"] = BytesIO(body)
-        answer = list(self._moto(environ, started))
-        return answer, seen[-1] if seen else 500
+        try:
+            return list(self._moto(environ, started)), seen[-1] if seen else 500
+        except Exception as error:
+            if not operation or seen:  # not a call that can be answered in its protocol, or half answered
+                raise
+            log.exception("moto failed to answer %s %s", service, operation)
+            why = f"The sandbox cannot answer {operation} as asked: {type(error).__name__}: {error}"
+            return _answer(
+                service, operation, environ, AwsError("NotImplemented", why, 501), 501, start_response
+            )
 
     def _handle(
         self,
@@ -207,16 +215,7 @@ class Endpoint:
                 AwsError("InternalFailure", f"{type(error).__name__}: {error} (see sandbox.log)"),
                 500,
             )
-        serialized = get_serializer_class(service, protocol)(operation_model=operation_model).serialize(
-            result
-        )
-        status = int(serialized["status_code"]) if status == 200 else status
-        content = serialized["body"]
-        content = content.encode() if isinstance(content, str) else content
-        headers = {name: str(value) for name, value in serialized["headers"].items()}
-        headers["Content-Length"] = str(len(content))
-        start_response(f"{status} {'OK' if status < 300 else 'Error'}", list(headers.items()))
-        return [content], status
+        return _answer(service, operation, environ, result, status, start_response)
 
     def _forward(
         self, operation_model: Any, protocol: str, environ: dict[str, Any], body: bytes
@@ -245,6 +244,23 @@ class _QuietHandler(MotoRequestHandler):
 
     def log_error(self, format: str, *args: Any) -> None:
         log.debug(format, *args)
+
+
+def _answer(
+    service: str, operation: str, environ: dict[str, Any], result: Any, status: int, start_response: Any
+) -> tuple[list[bytes], int]:
+    """Write a result or an AwsError as the service's protocol has it; (content, HTTP status)."""
+    model = get_service_model(service)
+    protocol = determine_request_protocol(model, environ.get("CONTENT_TYPE"))
+    serializer = get_serializer_class(service, protocol)(operation_model=model.operation_model(operation))
+    serialized = serializer.serialize(result)
+    status = int(serialized["status_code"]) if status == 200 else status
+    content = serialized["body"]
+    content = content.encode() if isinstance(content, str) else content
+    headers = {name: str(value) for name, value in serialized["headers"].items()}
+    headers["Content-Length"] = str(len(content))
+    start_response(f"{status} {'OK' if status < 300 else 'Error'}", list(headers.items()))
+    return [content], status
 
 
 def credential_scope(authorization: str) -> tuple[str, str]:

@@ -121,10 +121,11 @@ class Meter:
     def _measure(self, minute: int) -> None:
         """Close the minutes before this one. If a busy machine made us miss some, each gets the average over all."""
         before, self._readings = self._readings, {}
-        for task in self.records.running():
-            first = before.get(task.arn)
-            last = self._read(task) if first else None
-            if first is None or last is None or (last.at - first.at) * self.clock.speed < SHORTEST_PART:
+        with self.records.lock:  # those that drain, too: they run until they are told to end
+            tasks = [task for arn, task in self.records.tasks.items() if arn in before]
+        for task in tasks:
+            first, last = before[task.arn], self._read(task)
+            if last is None or (last.at - first.at) * self.clock.speed < SHORTEST_PART:
                 continue
             cpu = 100 * (last.cpu - first.cpu) / ((last.at - first.at) * task.cpu / 1024)
             memory = 100 * last.memory / (task.memory * 1024**2)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from helpers.sandbox.tasks import RunningTask
 
-HISTORY = 2000  # alarm history items and scaling activities kept; CloudWatch keeps thirty days of them
+HISTORY = 2000  # alarm history items and scaling activities kept; AWS keeps weeks of both
 
 
 @dataclass

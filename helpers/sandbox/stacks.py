@@ -1,4 +1,4 @@
-"""Stands in for CloudFormation's API: stacks and change sets. What they do is in stack_engine.py.
+"""Stands in for CloudFormation's API: stacks and change sets. What they do is in cloudformation/engine.py.
 
 Differs: no stack policies, imports, drift detection, nested stacks, hooks and TemplateURL; a call that asks for one is
 refused. Names of exports are recorded only. A change set is ready at once.

@@ -81,6 +81,7 @@ class Live:
             family=family,
             requiresCompatibilities=["FARGATE"],
             networkMode="awsvpc",
+            executionRoleArn="arn:aws:iam::123456789012:role/ecsTaskExecutionRole",
             cpu="256",
             memory="512",
             containerDefinitions=[container],

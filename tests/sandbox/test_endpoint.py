@@ -127,6 +127,12 @@ def test_a_broken_handler_gives_an_answer_that_says_so(endpoint, caplog):
     assert "StopTask failed inside the sandbox" in caplog.text
 
 
+def test_what_moto_cannot_answer_is_told_in_the_services_protocol(endpoint, caplog):
+    with pytest.raises(ClientError, match="cannot answer DescribeCapacityProviders") as caught:
+        learner(endpoint, "ecs").describe_capacity_providers()
+    assert caught.value.response["Error"]["Code"] == "NotImplemented"
+
+
 def test_forward_gives_motos_answer_to_add_to(endpoint):
     def more(call):
         answer = call.forward()

@@ -139,9 +139,18 @@ def test_a_task_that_stopped_or_vanished_leaves_no_sample(chain):
     stopped, vanished, _ = chain.records.running()
     chain.advance(30)
     service.desired = 2
-    stopped.last_status, vanished.process.gone = "STOPPED", True
+    stopped.last_status, stopped.process.gone, vanished.process.gone = "STOPPED", True, True
     chain.advance(30 + PUBLICATION_DELAY)
     assert read(chain, "CPUUtilization", "SampleCount") == {0: 1}
+
+
+def test_a_task_that_drains_still_runs_and_counts(chain):
+    service = chain.service("web", 2)
+    draining, _ = chain.records.running()
+    chain.advance(30)
+    service.desired, draining.last_status = 1, "DEACTIVATING"
+    chain.advance(30 + PUBLICATION_DELAY)
+    assert read(chain, "CPUUtilization", "SampleCount") == {0: 2}
 
 
 def test_a_task_of_no_service_counts_for_its_cluster_only(chain):

@@ -399,7 +399,10 @@ class Lifecycle:
     def _register(self, tasks: list[Task], reports: list[Report]) -> None:
         refused: set[str] = set()
         for (region, group), members in _by_group(tasks).items():
-            targets = [{"Id": task.private_ip, "Port": port} for task, port in members]
+            targets = [
+                {"Id": task.private_ip, "Port": port, "AvailabilityZone": task.availability_zone}
+                for task, port in members
+            ]
             try:
                 self.placement.aws("elbv2", region).register_targets(TargetGroupArn=group, Targets=targets)
             except ClientError as error:

@@ -2,7 +2,8 @@
 
 Differs: addresses go up one by one within the subnet's range where AWS picks any; capacity never runs out, only the
 launch quota bounds a start. One container of a task definition runs: the one behind the load balancer or the first
-essential one. Secrets, volumes, sidecars and container health checks are left out, and logged.
+essential one. Secrets, volumes, sidecars and container health checks are left out, and logged. Network
+interfaces are not EC2's: DescribeNetworkInterfaces knows none, and EC2 lets a security group in use be deleted.
 """
 
 from __future__ import annotations

@@ -159,7 +159,9 @@ class Service:
             shape["taskDefinition"] = self.primary.task_definition_arn
             shape["loadBalancers"] = self.primary.load_balancers
             shape["networkConfiguration"] = self.primary.network
-            shape["platformVersion"] = self.primary.platform_version
+            shape["platformVersion"] = self.recorded.get(
+                "platformVersion", "LATEST"
+            )  # a deployment has the number
         if tags:
             shape["tags"] = self.tags
         return {name: value for name, value in shape.items() if value is not None}

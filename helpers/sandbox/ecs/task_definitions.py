@@ -47,6 +47,11 @@ def register_task_definition(call: Call) -> dict[str, Any]:
                 f"No Fargate configuration exists for given values: {size['cpu']} CPU, {size['memory']} memory. "
                 "See the Amazon ECS documentation for the valid values."
             )
+        images = [container.get("image", "") for container in call.params.get("containerDefinitions", ())]
+        if any(".dkr.ecr." in image for image in images) and not call.params.get("executionRoleArn"):
+            raise _refused(
+                "Fargate requires task definition to have execution role ARN to support ECR images."
+            )
     return call.forward()
 
 

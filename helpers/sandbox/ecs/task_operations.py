@@ -184,6 +184,8 @@ def describe(task: Task, *, tags: bool = False) -> dict[str, Any]:
         "details": [
             {"name": "subnetId", "value": task.subnet_id},
             {"name": "networkInterfaceId", "value": task.eni_id},
+            {"name": "macAddress", "value": _mac_address(task.eni_id)},
+            {"name": "privateDnsName", "value": _dns_name(task)},
             {"name": "privateIPv4Address", "value": task.private_ip},
         ],
     }
@@ -248,3 +250,13 @@ def _overrides(asked: dict[str, Any], definition: Definition) -> dict[str, Any]:
 
 def _of_container(overrides: dict[str, Any], name: str) -> dict[str, Any]:
     return next((o for o in overrides.get("containerOverrides", []) if o.get("name") == name), {})
+
+
+def _mac_address(eni_id: str) -> str:
+    digits = eni_id[-10:]
+    return ":".join(["0a", *(digits[i : i + 2] for i in range(0, 10, 2))])
+
+
+def _dns_name(task: Task) -> str:
+    domain = "ec2.internal" if task.region == "us-east-1" else f"{task.region}.compute.internal"
+    return f"ip-{task.private_ip.replace('.', '-')}.{domain}"

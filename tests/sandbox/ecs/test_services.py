@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from datetime import UTC, datetime
 
 import boto3
@@ -161,7 +162,7 @@ def test_a_service_as_described(world):
         "runningCount": 2,
         "pendingCount": 0,
         "launchType": "FARGATE",
-        "platformVersion": "1.4.0",
+        "platformVersion": "LATEST",
         "platformFamily": "Linux",
         "taskDefinition": world.definition,
         "loadBalancers": [BALANCER],
@@ -267,10 +268,13 @@ def test_a_task_as_described(world):
     assert shape["createdAt"] < shape["pullStartedAt"] < shape["pullStoppedAt"] < shape["startedAt"]
     (attachment,) = shape["attachments"]
     assert attachment["type"] == "ElasticNetworkInterface"
-    assert {detail["name"]: detail["value"] for detail in attachment["details"]} == {
+    details = {detail["name"]: detail["value"] for detail in attachment["details"]}
+    assert re.fullmatch("([0-9a-f]{2}:){5}[0-9a-f]{2}", details.pop("macAddress"))
+    assert details == {
         "subnetId": task.subnet_id,
         "networkInterfaceId": task.eni_id,
         "privateIPv4Address": task.private_ip,
+        "privateDnsName": f"ip-{task.private_ip.replace('.', '-')}.ec2.internal",
     }
     (container,) = shape["containers"]
     assert (container["name"], container["lastStatus"]) == ("app", "RUNNING")
