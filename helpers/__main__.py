@@ -50,7 +50,13 @@ def install_command(here: bool) -> None:
 @cli.command()
 @click.argument("notebooks", nargs=-1)
 @click.option(
-    "-p", "--parameter", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A notebook's."
+    "-p",
+    "--parameter",
+    "parameters",
+    nargs=2,
+    multiple=True,
+    metavar="NAME VALUE",
+    help="Set a notebook's parameter, such as -p name shop.",
 )
 @click.option(
     "--speed",
@@ -98,10 +104,12 @@ def test(pytest_arguments) -> None:
     raise SystemExit(1 if failed else 0)
 
 
-@cli.command()
-def lab() -> None:
-    """Open JupyterLab on the notebooks."""
-    command = [sys.executable, "-m", "jupyterlab", str(ROOT / "notebooks")]
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("jupyter_arguments", nargs=-1, type=click.UNPROCESSED)
+def lab(jupyter_arguments) -> None:
+    """Open JupyterLab at the first notebook; JUPYTER_ARGUMENTS such as --no-browser go to it."""
+    first = "--LabApp.default_url=/lab/tree/notebooks/00-start-here.ipynb"
+    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={ROOT}", first, *jupyter_arguments]
     os.execve(sys.executable, command, inside(Path(sys.prefix)))
 
 

@@ -333,7 +333,7 @@ def first_relief(frame: DataFrame, report: Report) -> datetime:
     if relief is None or relief > drop:
         raise TutorialError(
             "No new target became healthy while the load was on.",
-            seen=f"{healthy.max():g} healthy targets at most",
+            seen=f"{healthy[(healthy.index >= step) & (healthy.index <= drop)].max():g} healthy targets at most",
             next="Read the service's .events and .alarms: did it scale out?",
         )
     return relief

@@ -165,6 +165,7 @@ class LivePlot:
         self._latency.set_title("Latency in ms: p95 above p50")
         self._tasks.set_xlabel("AWS minutes since the load began")
 
+    @styled
     def update(self, report: Report, counts: Sequence[tuple[datetime, dict[str, int]]]) -> Figure:
         """`counts`: (AWS time, desired, running and healthy)."""
         axis = Axis(report.start, max([report.end, *(time for time, _ in counts)]))
@@ -178,7 +179,9 @@ class LivePlot:
             panel.set_xlim(0, max(axis.length, 1))
             panel.relim()
             panel.autoscale_view(scalex=False)
-        self._rates.set_ylim(bottom=0)
+        self._rates.set_ylim(
+            0, 1.15 * max(1.0, *(max(line.get_ydata(), default=1.0) for line in self._rates.lines))
+        )
         if counts:
             now = ", ".join(f"{count} {word}" for word, count in counts[-1][1].items())
             self._tasks.set_title(f"Tasks now: {now} (ECS, load balancer)")

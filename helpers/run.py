@@ -199,7 +199,10 @@ def run(
     chosen = select(names, notebooks)
     unknown = set(parameters) - set().union(*(parameters_of(read(path)) for path in chosen))
     if unknown:
-        raise TutorialError(f"No chosen notebook has a parameter {', '.join(sorted(unknown))}.")
+        raise TutorialError(
+            f"No chosen notebook has a parameter {', '.join(sorted(unknown))}.",
+            seen=f"they have {', '.join(sorted(set().union(*(parameters_of(read(path)) for path in chosen))))}",
+        )
     folder = _new_folder(runs)
     state = folder / "sandbox"
     state.mkdir()

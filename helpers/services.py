@@ -381,8 +381,9 @@ def _detail(task: dict, name: str) -> str:
 
 
 def _frame(rows: Any, columns: Sequence[str]) -> DataFrame:
-    from pandas import DataFrame, to_datetime
+    from pandas import DataFrame, set_option, to_datetime
 
+    set_option("display.max_colwidth", None)  # an event that is cut off is no event
     frame = DataFrame(list(rows), columns=list(columns))
     for column in {"time", "started", "stopped"} & set(columns):
         frame[column] = to_datetime(frame[column], utc=True)  # boto3 answers in the machine's own zone

@@ -65,20 +65,24 @@ def wait_for(stack_name: str) -> dict[str, str]:
     Raises StackFailed with the first resource that failed and why, also when everything was rolled back.
     """
     stack = _find(stack_name)
-    progress = _Progress()
+    progress, trouble = _Progress(), []
     for _ in polls(LONGEST):
         status = stack["StackStatus"]
         if status != "DELETE_COMPLETE":
-            progress.show(_events(stack))
+            events = _events(stack)
+            progress.show(events)
+            trouble = trouble or _service_trouble(events)  # asked at once: a rollback deletes the witness
         if not status.endswith("IN_PROGRESS"):
             break
         stack = client("cloudformation").describe_stacks(StackName=stack["StackId"])["Stacks"][0]
     progress.end()
     status = stack["StackStatus"]
     if status.endswith("IN_PROGRESS"):
-        raise _failure(stack, f"The stack {stack_name} is still {status} after {LONGEST:g} AWS minutes.")
+        raise _failure(
+            stack, f"The stack {stack_name} is still {status} after {LONGEST:g} AWS minutes.", trouble
+        )
     if status.endswith("FAILED") or "ROLLBACK" in status:
-        raise _failure(stack, f"The stack {stack_name} is {status}.")
+        raise _failure(stack, f"The stack {stack_name} is {status}.", trouble)
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
 
 
@@ -112,13 +116,13 @@ def _events(stack: dict) -> list[dict]:
     return since[::-1]
 
 
-def _failure(stack: dict, what: str) -> StackFailed:
+def _failure(stack: dict, what: str, trouble: list[str]) -> StackFailed:
     events = _events(stack)
     failed = [e for e in events if e["ResourceStatus"].endswith("FAILED")]
     causes = [e for e in failed if "cancelled" not in e.get("ResourceStatusReason", "").lower()] or failed
     lines = [_cause(causes[0])] if causes else [stack.get("StackStatusReason", "no resource failed")]
     lines += [f"also: {_cause(event)}" for event in causes[1:3]]
-    lines += _service_trouble(events, causes)
+    lines += trouble
     return StackFailed(what, seen="\n".join(lines), next=_what_next(stack))
 
 
@@ -126,13 +130,14 @@ def _cause(event: dict) -> str:
     return f"{event['LogicalResourceId']} ({event['ResourceType']}): {event.get('ResourceStatusReason', '')}"
 
 
-def _service_trouble(events: list[dict], causes: list[dict]) -> list[str]:
-    """What ECS itself says, if a service was the trouble and is still there to ask."""
+def _service_trouble(events: list[dict]) -> list[str]:
+    """What ECS itself says of the first service that failed, as long as it is there to ask."""
     from botocore.exceptions import ClientError
 
-    for event in reversed([*events, *causes]):
+    for event in events:
         arn = event.get("PhysicalResourceId", "")
-        if event["ResourceType"] == "AWS::ECS::Service" and arn.count("/") == 2:
+        failed = event["ResourceStatus"].endswith("FAILED")
+        if failed and event["ResourceType"] == "AWS::ECS::Service" and arn.count("/") == 2:
             _, cluster, name = arn.split("/")
             try:
                 return Service(cluster, name).trouble().splitlines()

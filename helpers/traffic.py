@@ -93,7 +93,8 @@ def load(
     lab = session.current()
     _refuse_what_is_not_yours(url, lab.target)
     _refuse_too_much(phases, lab.target)
-    tell = _Watching(watch).show if hasattr(watch, "counts") else watch
+    watching = _Watching(watch) if hasattr(watch, "counts") else None
+    tell = watching.show if watching else watch
     clock = AwsTime.of(lab)
     seconds = sum(phase.longest for phase in phases) * 60 / lab.speed
     every = 1.0 if lab.target == "sandbox" else 10.0
@@ -114,7 +115,10 @@ def load(
             spans.append(Span(name, begin, end := time.time(), counted=end))
         locust.stop()
     spans[-1] = replace(spans[-1], counted=math.inf)
-    return Report(url, locust.record, clock, tuple(spans), lab.target, lab.runtime)
+    report = Report(url, locust.record, clock, tuple(spans), lab.target, lab.runtime)
+    if watching:
+        watching.show(Progress(spans[-1].name, 0.0, lab.now(), report), last=True)
+    return report
 
 
 def saturate(url: str, minutes: float = 4.0, *, users: int = 40, watch: Service | None = None) -> Report:
@@ -301,12 +305,12 @@ class _Watching:
         self.service, self.handle, self.counts, self.plot = service, None, [], None
         self.not_before = 0.0
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: Progress, last: bool = False) -> None:
         if not in_notebook():
             return
         self.counts.append((progress.now, self.service.counts()))
         began = time.monotonic()
-        if began < self.not_before:
+        if began < self.not_before and not last:
             return
         self._draw(progress)
         # A slow machine has better things to do than to draw: its tasks share the CPU with this kernel.

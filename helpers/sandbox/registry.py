@@ -271,7 +271,7 @@ class Registry:
             with tarfile.open(layer, "r:gz") as archive:
                 if sum(member.size for member in archive) > MAX_UNPACKED:
                     raise CannotPullContainer(f"failed to extract layer: more than {MAX_UNPACKED} bytes")
-                archive.extractall(beside, filter="data")  # nothing outside, no devices, no owners
+                _extract_all(archive, beside)
             os.rename(beside, home)
         except (tarfile.TarError, EOFError) as error:
             raise CannotPullContainer(f"failed to extract layer: {error}") from error
@@ -283,6 +283,21 @@ class Registry:
 
     def _blob(self, digest: str) -> Path:
         return self._blobs / digest.removeprefix("sha256:")
+
+
+def _extract_all(archive: tarfile.TarFile, directory: Path) -> None:
+    """Nothing outside the directory, no devices, no owners."""
+    if hasattr(tarfile, "data_filter"):
+        archive.extractall(directory, filter="data")
+        return
+    inside = directory.resolve()  # Python before 3.11.4, such as Debian 12's
+    for member in archive:
+        target = (inside / member.name).resolve()
+        link = (target.parent / member.linkname).resolve() if member.issym() else target
+        known = member.isfile() or member.isdir() or member.issym()
+        if not known or not target.is_relative_to(inside) or not link.is_relative_to(inside):
+            raise tarfile.TarError(f"{member.name!r} would be outside the image's directory")
+        archive.extract(member, inside, set_attrs=not member.issym())
 
 
 def _parts_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:

@@ -453,3 +453,29 @@ def test_what_a_sandbox_kept_serves_the_next_one(ecr, registry, clock, endpoint,
     digest = push(ecr, "kept")
     later = Registry(tmp_path, clock, endpoint.client)
     assert (pull(later, digest).rootfs / "server.js").read_text() == "kept"
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside", "link"])
+def test_a_python_without_extraction_filters_lets_nothing_out_either(tmp_path, monkeypatch, name):
+    """Debian 12's own Python is 3.11.2; the filters came with 3.11.4."""
+    import io
+    import tarfile
+
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    archive, home = tmp_path / "layer.tar", tmp_path / "home"
+    home.mkdir()
+    with tarfile.open(archive, "w") as out:
+        good = tarfile.TarInfo("app/server.js")
+        good.size = 2
+        out.addfile(good, io.BytesIO(b"ok"))
+        inner = tarfile.TarInfo("app/inner")
+        inner.type, inner.linkname = tarfile.SYMTYPE, "server.js"
+        out.addfile(inner)
+        bad = tarfile.TarInfo(name)
+        if name == "link":
+            bad.type, bad.linkname = tarfile.SYMTYPE, "../outside"
+        out.addfile(bad)
+    with tarfile.open(archive) as layer, pytest.raises(tarfile.TarError, match="outside"):
+        module._extract_all(layer, home)
+    assert (home / "app" / "inner").read_bytes() == b"ok"
+    assert not (tmp_path / "outside").exists()
