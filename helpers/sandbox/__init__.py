@@ -35,6 +35,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 STARTS_WITHIN = 30.0  # real seconds; it takes one or two, more on a machine that is busy
 ENDS_WITHIN = 15.0
+HELD = 3  # exit code of a sandbox that found another one in its place
 _started: dict[
     int, subprocess.Popen[bytes]
 ] = {}  # by this process; kept, so that their ends can be waited for
@@ -69,15 +70,47 @@ class Sandbox:
 
 def attach(state: Path) -> Sandbox | None:
     """The sandbox that runs on this state directory, or None. A state file that a dead one left does not count."""
-    file = state / "state.json"
-    if not is_held(state) or not file.exists():
+    holder = _holder(state)
+    if not holder:
         return None
-    return Sandbox(**json.loads(file.read_text()))
+    try:
+        here = Sandbox(**json.loads((state / "state.json").read_text()))
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+    ):  # not written yet, or half, by one that a crash of the machine ended
+        return None
+    return here if here.pid == holder else None
 
 
 def start(state: Path, *, speed: float, runtime: str) -> Sandbox:
     """Start a sandbox on this state directory and wait until its endpoint answers; attach when one runs already."""
     state = state.resolve()
+    if running := attach(state):
+        return running
+    process = _spawn(state, speed, runtime)
+    deadline = time.monotonic() + STARTS_WITHIN
+    while time.monotonic() < deadline:
+        if running := attach(state):
+            if running.pid != process.pid:  # somebody else's was faster
+                process.terminate()
+                process.wait()
+            return running
+        if process.poll() is not None and not is_held(state):
+            if process.returncode != HELD:
+                raise SandboxError(
+                    f"The sandbox ended while starting (exit code {process.returncode}).\n{tail(state)}"
+                )
+            process = _spawn(state, speed, runtime)  # the one that was in its way has ended since
+        time.sleep(0.03)
+    process.terminate()
+    raise SandboxError(
+        f"The sandbox did not answer within {STARTS_WITHIN:.0f} s of its start.\n{tail(state)}"
+    )
+
+
+def _spawn(state: Path, speed: float, runtime: str) -> subprocess.Popen[bytes]:
     try:
         state.mkdir(parents=True, exist_ok=True)
         log = (state / "sandbox.log").open("ab")
@@ -85,19 +118,10 @@ def start(state: Path, *, speed: float, runtime: str) -> Sandbox:
         raise SandboxError(
             f"The sandbox cannot write to {state}: {error.strerror}. Make room or choose another."
         ) from error
+    options = ["--state", str(state), "--speed", str(speed), "--runtime", runtime]
     with log:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "helpers.sandbox",
-                "--state",
-                str(state),
-                "--speed",
-                str(speed),
-                "--runtime",
-                runtime,
-            ],
+            [sys.executable, "-m", "helpers.sandbox", *options],
             cwd=CHECKOUT,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -106,41 +130,29 @@ def start(state: Path, *, speed: float, runtime: str) -> Sandbox:
             start_new_session=True,  # it outlives the notebook that started it
         )
     _started[process.pid] = process
-    deadline = time.monotonic() + STARTS_WITHIN
-    while time.monotonic() < deadline:
-        running = attach(state)
-        if running:
-            return running
-        if process.poll() is not None and not is_held(state):
-            raise SandboxError(
-                f"The sandbox ended while starting (exit code {process.returncode}).\n{tail(state)}"
-            )
-        time.sleep(0.03)
-    process.terminate()
-    raise SandboxError(
-        f"The sandbox did not answer within {STARTS_WITHIN:.0f} s of its start.\n{tail(state)}"
-    )
+    return process
 
 
 def stop(state: Path) -> bool:
     """End the sandbox on this state directory with everything it runs, also while it starts; False if there is none."""
     if not is_held(state):
         return False
-    pid = int((state / "lock").read_text() or 0)
+    asked: set[int] = set()
     deadline = time.monotonic() + ENDS_WITHIN
-    while not pid and is_held(state) and time.monotonic() < deadline:  # it is just about to write it
-        time.sleep(0.01)
-        pid = int((state / "lock").read_text() or 0)
-    if pid:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
     while is_held(state):
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)  # the host process ends what it ran
+        holder = _holder(state)  # 0: it is just about to write it
+        late = time.monotonic() > deadline
+        if holder and (late or holder not in asked):
+            asked.add(holder)
+            with suppress(ProcessLookupError):
+                os.kill(
+                    holder, signal.SIGKILL if late else signal.SIGTERM
+                )  # the host process ends what it ran
+        if late:
             break
         time.sleep(0.03)
-    if started := _started.pop(pid, None):
-        started.wait()
+    for pid in asked & _started.keys():
+        _started.pop(pid).wait()
     return True
 
 
@@ -152,8 +164,12 @@ def tail(state: Path, lines: int = 12) -> str:
 
 @contextmanager
 def held(state: Path):
-    """Hold the state directory: the kernel lets go when the process ends, however it ends."""
-    with (state / "lock").open("a+") as file:
+    """Hold the state directory: the kernel lets go when the process ends, however it ends.
+
+    Gives a function that says whether it is still held: whoever deletes the directory takes it away.
+    """
+    lock = state / "lock"
+    with lock.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -161,19 +177,39 @@ def held(state: Path):
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        mine = os.fstat(file.fileno())
+
+        def still() -> bool:
+            try:
+                return os.path.samestat(mine, lock.stat())
+            except OSError:
+                return False
+
+        yield still
 
 
 def is_held(state: Path) -> bool:
     """Does a living sandbox hold this state directory?"""
     try:
         with (state / "lock").open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
+            fcntl.flock(
+                file, fcntl.LOCK_SH | fcntl.LOCK_NB
+            )  # shared: two who ask at once are not in each other's way
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except BlockingIOError:
         return True
     return False
+
+
+def _holder(state: Path) -> int:
+    """The process that holds this state directory; 0 if none does, or it has not said yet."""
+    if not is_held(state):
+        return 0
+    try:
+        return int((state / "lock").read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def _environment() -> dict[str, str]:
@@ -185,4 +221,6 @@ def _environment() -> dict[str, str]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": os.devnull,
         "MOTO_IAM_LOAD_MANAGED_POLICIES": "true",  # templates refer to AWS's own policies
+        # Else moto looks each caller up in the IAM of all of AWS's partitions, and fills each with those policies.
+        "MOTO_ACCOUNT_ID": "123456789012",
     }

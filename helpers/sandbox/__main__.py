@@ -19,9 +19,9 @@ import warnings
 from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from helpers.sandbox import Sandbox, SandboxError, held
+from helpers.sandbox import HELD, Sandbox, SandboxError, held
 from helpers.sandbox.clock import AwsClock, Clock
 
 if TYPE_CHECKING:
@@ -74,26 +74,39 @@ def main(argv: list[str] | None = None) -> int:
     )  # moto's models do not list all codes
     log.setLevel(logging.INFO)
     try:
-        with held(options.state):
-            Region(options.state, clock).run()
+        with held(options.state) as still_held:
+            Region(options.state, clock).run(still_held)
     except SandboxError as error:
         print(error, file=sys.stderr)
-        return 1
+        return HELD
     return 0
+
+
+def _read_ports(file: Path) -> dict[str, Any]:
+    """The ports that an earlier sandbox had; none of a file that nobody can read."""
+    try:
+        ports = json.loads(file.read_text())
+        balancers = {str(name): int(port) for name, port in ports.get("balancers", {}).items()}
+        return {"endpoint": int(ports.get("endpoint", 0)), "balancers": balancers}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 class Region:
     """The parts, wired. See the picture in `helpers/sandbox/__init__.py`."""
 
     def __init__(self, state: Path, clock: AwsClock):
-        # Imported here, in the order in which they are needed: the first call is answered while the rest loads.
+        # Imported here: whoever only asks for the options need not wait for moto.
         from helpers.sandbox import mends
+
+        mends.share_models()
         from helpers.sandbox.endpoint import Endpoint
 
         self.state, self.clock = state, clock
         self.ports_file = state / "ports.json"
-        self.old_ports = json.loads(self.ports_file.read_text()) if self.ports_file.exists() else {}
+        self.old_ports = _read_ports(self.ports_file)
         self.endpoint = self._endpoint(Endpoint)
+        mends.forget_instances()
         mends.install_time(clock)
         self.endpoint.on_region = lambda region: mends.furnish(self.endpoint.client("ec2", region))
         mends.preload()
@@ -157,8 +170,9 @@ class Region:
             self.endpoint.last_request = time.monotonic()
         return served
 
-    def run(self) -> None:
-        """Serve until SIGTERM, or until nobody has asked anything for `IDLE` real seconds."""
+    def run(self, still_held: Callable[[], bool]) -> None:
+        """Serve until SIGTERM, until nobody has asked anything for `IDLE` real seconds, or until the state directory
+        is no longer ours: nobody would find this sandbox again."""
         ended = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: ended.set())
@@ -184,18 +198,24 @@ class Region:
                 if time.monotonic() - self.endpoint.last_request > IDLE:
                     log.info("nobody has asked anything for %g hours: good night", IDLE / 3600)
                     break
+                if not still_held():
+                    log.warning("the state directory was deleted: good night")
+                    break
                 self._remember_ports()
         finally:
+            if still_held():
+                (self.state / "state.json").unlink(missing_ok=True)
             self._close()
 
     def _remember_ports(self) -> None:
         ports = {"endpoint": self.endpoint.port, "balancers": self.balancer.ports()}
         if ports != self.old_ports:
-            self.ports_file.write_text(json.dumps(ports, indent=1) + "\n")
+            partial = self.ports_file.with_suffix(".partial")
+            partial.write_text(json.dumps(ports, indent=1) + "\n")
+            partial.replace(self.ports_file)
             self.old_ports = ports
 
     def _close(self) -> None:
-        (self.state / "state.json").unlink(missing_ok=True)
         for loop in self.loops:
             loop.ended.set()
         self.scheduler.close()

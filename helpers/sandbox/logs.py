@@ -2,7 +2,7 @@
 
 Differs: a task writes to a file, and `AwsLogs.step` reads on from there; a line's timestamp is the AWS time at which
 it was read. Only the `awslogs` driver is known. A line that CloudWatch refuses is tried again while its task runs,
-so it may come twice.
+so it may come twice. Of all lines only the newest stay (see `cloudwatch/log_store.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from helpers.sandbox.clock import Clock
+from helpers.sandbox.cloudwatch.log_store import prune
 from helpers.sandbox.endpoint import Aws
 from helpers.sandbox.records import Records, Task
 from helpers.sandbox.tasks import RunningTask
@@ -26,6 +27,7 @@ BATCH_BYTES, BATCH_EVENTS, EVENT_OVERHEAD = 1_048_576, 10_000, 26
 MAX_EVENT = 262_144 - EVENT_OVERHEAD  # bytes of a line, beyond which Docker's awslogs driver splits it
 CHUNK = 262_144  # bytes read from a task's output at once
 CHUNKS = 16  # for each task in one step: one that writes without end must not keep the others waiting
+PRUNED_EVERY = 10.0  # real seconds: what fills the memory is what the app really writes
 
 
 class ResourceInitializationError(Exception):
@@ -53,6 +55,7 @@ class AwsLogs:
         self.records, self.aws, self.clock = records, aws, clock
         self._regions: dict[str, str] = {}  # by task ARN
         self._tails: dict[str, Tail] = {}
+        self._prune_due = clock.monotonic() + PRUNED_EVERY
 
     def open_stream(self, task: Task, container: dict[str, Any]) -> tuple[str, str] | None:
         """Make the log stream of a container definition's task: its log group and name, None when it logs nowhere.
@@ -95,6 +98,10 @@ class AwsLogs:
                 self._deliver(tail)
             elif arn not in running:
                 del self._tails[arn]
+        if self.clock.monotonic() >= self._prune_due:
+            self._prune_due = self.clock.monotonic() + PRUNED_EVERY
+            if removed := prune():
+                log.debug("%d of the oldest events removed", removed)
 
     def _deliver(self, tail: Tail) -> None:
         ended = tail.task.poll() is not None  # asked before reading: after it nothing more is written

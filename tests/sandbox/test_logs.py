@@ -115,6 +115,17 @@ def test_a_long_output_is_read_in_pieces(bench: Bench, monkeypatch: pytest.Monke
     assert bench.lines() == said
 
 
+def test_what_was_read_long_ago_goes_once_there_is_too_much(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(module, "prune", lambda: asked.append(bench.clock.monotonic()) or 0)
+    for _ in range(21):
+        bench.logs.step()
+        bench.clock.advance(bench.clock.speed)  # a real second
+    assert len(asked) == 2
+
+
 def test_a_group_that_vanishes_is_told_once_and_the_rest_arrives_when_it_is_back(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:

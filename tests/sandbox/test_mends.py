@@ -52,6 +52,58 @@ def test_every_time_in_an_answer_is_aws_time():
     assert {service for service, time in seen.items() if abs(time - told["now"]) > 60} == set()
 
 
+# In a process of its own: it must be done before the first session is made.
+SHARED = """
+import json, os
+from helpers import sandbox
+os.environ.update(sandbox._environment())
+from helpers.sandbox import mends
+mends.share_models()
+from botocore.session import Session
+from moto.core import utils
+from helpers.sandbox.endpoint import ACCOUNT, Endpoint
+endpoint = Endpoint(); endpoint.start()
+one, two = Session().get_component("data_loader"), Session().get_component("data_loader")
+told = [endpoint.client("sts", region).get_caller_identity()["Account"] for region in ("us-east-1", "eu-west-1")]
+from moto.iam.models import iam_backends
+print(json.dumps({
+    "one copy of botocore's": one is two,
+    "one copy of moto's": utils.create_loader() is utils.create_loader() is not one,
+    "account": set(told) == {ACCOUNT},
+    "partitions": list(iam_backends[ACCOUNT]),
+    "policies": len(iam_backends[ACCOUNT]["aws"].managed_policies) > 1000,
+}))
+"""
+
+
+def test_a_start_reads_each_file_once_and_the_policies_of_one_partition():
+    done = subprocess.run([sys.executable, "-c", SHARED], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told.pop("partitions") == ["aws"]
+    assert all(told.values()), told
+
+
+# In a process of its own, as above.
+FORGOTTEN = """
+import gc, json, weakref
+from moto.logs.models import LogEvent
+from helpers.sandbox import mends
+event = {"timestamp": 0, "message": "m"}
+kept = weakref.ref(LogEvent(0, event))
+mends.forget_instances()
+gone = weakref.ref(LogEvent(0, event))
+gc.collect()
+print(json.dumps({"moto keeps what nobody refers to": kept() is not None, "mended, it is gone": gone() is None}))
+"""
+
+
+def test_what_moto_has_forgotten_takes_no_memory():
+    done = subprocess.run([sys.executable, "-c", FORGOTTEN], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert all(json.loads(done.stdout).values()), done.stdout
+
+
 @pytest.fixture(scope="module")
 def network():
     endpoint = Endpoint()

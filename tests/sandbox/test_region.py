@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from helpers import sandbox, session, templates
+from helpers.sandbox.__main__ import _read_ports
 from tests.sandbox.live import BURNER, PAGE, Live, Visitors, get, write_app
 
 TEMPLATES = session.CHECKOUT / "templates"
@@ -270,7 +272,8 @@ def test_nothing_of_it_runs_after_a_sigkill(short, monkeypatch, tmp_path):
     _, alive = psutil.wait_procs(everything, timeout=10)
     assert not alive, alive
     assert sandbox.attach(short.state) is None, "its state file must not count"
-    assert sandbox.start(short.state, speed=60, runtime="process").pid != short.here.pid
+    again = sandbox.start(short.state, speed=60, runtime="process")
+    assert again.pid != short.here.pid, "not even while the next one starts"
 
 
 def test_a_new_one_takes_the_old_ports_when_they_are_free(short):
@@ -299,6 +302,60 @@ def test_a_taken_port_is_no_reason_not_to_start(tmp_path):
             assert not sandbox.start(state, speed=30, runtime="process").endpoint.endswith(f":{taken}")
         finally:
             sandbox.stop(state)
+
+
+@pytest.mark.parametrize(
+    "ports", ['{"endpoint": 12', "[]", '{"endpoint": "x"}', '{"balancers": {"a": null}}']
+)
+def test_files_that_nobody_can_read_are_passed_over(tmp_path, ports):
+    (tmp_path / "ports.json").write_text(ports)
+    assert _read_ports(tmp_path / "ports.json") == {}
+    for content in ('{"state": "x", "pi', '{"hello": 1}', ""):
+        (tmp_path / "state.json").write_text(content)
+        with sandbox.held(tmp_path):
+            assert sandbox.attach(tmp_path) is None
+
+
+RACER = "import sys; from pathlib import Path; from helpers import sandbox; print(sandbox.start(Path(sys.argv[1]), speed=30, runtime='process').pid)"
+
+
+def test_all_who_start_at_once_get_the_same_one_and_no_other_is_left(tmp_path):
+    state = tmp_path / "state"
+    command = [sys.executable, "-c", RACER, str(state)]
+    racers = [subprocess.Popen(command, cwd=session.CHECKOUT, stdout=subprocess.PIPE) for _ in range(3)]
+    try:
+        told = {racer.communicate(timeout=60)[0].strip() for racer in racers}
+        here = sandbox.attach(state)
+        assert here is not None
+        assert told == {str(here.pid).encode()}
+        named = [one for one in psutil.process_iter(["cmdline"]) if str(state) in (one.info["cmdline"] or [])]
+        assert [one.pid for one in named] == [here.pid]
+    finally:
+        sandbox.stop(state)
+
+
+def test_one_starts_when_the_one_in_its_way_is_about_to_end(tmp_path):
+    with sandbox.held(tmp_path):
+        starting = subprocess.Popen(
+            [sys.executable, "-c", RACER, str(tmp_path)], cwd=session.CHECKOUT, stdout=subprocess.PIPE
+        )
+        deadline = time.monotonic() + 20
+        while "Another" not in sandbox.tail(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    try:
+        pid = int(starting.communicate(timeout=30)[0])
+        assert sandbox.attach(tmp_path).pid == pid
+    finally:
+        sandbox.stop(tmp_path)
+
+
+def test_it_ends_when_its_state_directory_is_deleted(tmp_path):
+    state = tmp_path / "state"
+    here = sandbox.start(state, speed=30, runtime="process")
+    everything = processes_of(here.pid)
+    shutil.rmtree(state)
+    _, alive = psutil.wait_procs(everything, timeout=15)
+    assert not alive, alive
 
 
 def test_stop_ends_one_that_is_only_starting(tmp_path):

@@ -39,7 +39,8 @@ def mend_metrics() -> None:
 
     Mended: percentiles (moto answers 500); the order in which dimensions are given mattered; periods began at StartTime
     instead of at a multiple of the period; a datum of Values and Counts became a record per request, and a query looked
-    at every record once per period: seconds of CPU after an hour of load. Queries with an expression are still moto's.
+    at every record once per period: seconds of CPU after an hour of load. ListMetrics gave a metric of two dimensions
+    once for each of its samples. Queries with an expression are still moto's.
     """
     from moto.cloudwatch import models
 
@@ -125,8 +126,20 @@ def mend_metrics() -> None:
             )
         return answers
 
+    def get_filtered_metrics(
+        self: Any, metric_name: str, namespace: str, dimensions: list[dict[str, str]]
+    ) -> list[Any]:
+        found: dict[tuple[Any, ...], Any] = {}
+        for datum in self.get_all_metrics():
+            of_datum = frozenset((dimension.name, dimension.value) for dimension in datum.dimensions)
+            key = (datum.namespace, datum.name, of_datum)
+            if key not in found and datum.filter(namespace, metric_name, dimensions):
+                found[key] = datum
+        return list(found.values())
+
     get_metric_data.mended = True
     backend.put_metric_data, backend.get_metric_data = put_metric_data, get_metric_data
+    backend.get_filtered_metrics = get_filtered_metrics
     models.Statistics.get_statistics_for_type = get_statistics_for_type
     models.Dimension.__lt__ = lambda one, other: (one.name, one.value) < (other.name, other.value)
 

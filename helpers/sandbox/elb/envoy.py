@@ -84,9 +84,8 @@ class Envoy:
 
     def start(self) -> None:
         """Start and wait until Envoy answers; EnvoyError if it will not."""
+        shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True, exist_ok=True)
-        for old in self.directory.iterdir():
-            old.unlink()
         self._told = 0
         self._written.clear()
         (self.directory / ACCESS_LOG).touch()

@@ -40,11 +40,13 @@ def get(stat, start, dimensions=(), name="m"):
     return backend.get_metric_data([query], start, datetime(2026, 11, 23, 11))[0]
 d = [{"Name": "B", "Value": "b"}, {"Name": "A", "Value": "a"}]
 put([1.0], datetime(2026, 11, 23, 10, 0), "two", d)
+put([1.0, 2.0], datetime(2026, 11, 23, 10, 0), "listed", d)
 print(json.dumps({
     "percentile": get("p95", datetime(2026, 11, 23, 10))["values"],
     "records": len(backend.metric_data),
     "aligned": get("Sum", datetime(2026, 11, 23, 9, 59, 30))["timestamps"][0].second == 0,
     "any order": bool(get("Sum", datetime(2026, 11, 23, 10), reversed(d), "two")["values"]),
+    "listed": len(backend.list_metrics(None, "n", "listed", [])[1]),
 }))
 """
 
@@ -52,7 +54,7 @@ print(json.dumps({
 def test_moto_still_has_the_gaps_that_are_filled():
     run = subprocess.run([sys.executable, "-c", UNMENDED], capture_output=True, text=True, check=True)
     seen = json.loads(run.stdout)
-    assert seen == {"percentile": [None], "records": 4, "aligned": False, "any order": False}
+    assert seen == {"percentile": [None], "records": 6, "aligned": False, "any order": False, "listed": 2}
 
 
 @pytest.fixture
@@ -114,6 +116,17 @@ def test_periods_begin_at_multiples_of_the_period(cloudwatch):
     )
     assert found["Timestamps"] == [START, START + timedelta(minutes=5)]
     assert found["Values"] == [5.0, 1.0]
+
+
+def test_a_metric_is_listed_once_however_many_samples_it_has(cloudwatch):
+    for minute in range(3):
+        put(cloudwatch, "listed", minute, Values=[1.0, 2.0])
+    put(cloudwatch, "listed", dimensions=DIMENSIONS[1:], Value=1.0)
+    put(cloudwatch, "other", Value=1.0)
+    listed = cloudwatch.list_metrics(Namespace="Test", MetricName="listed")["Metrics"]
+    assert sorted(len(metric["Dimensions"]) for metric in listed) == [1, 2]
+    with_target_group = cloudwatch.list_metrics(MetricName="listed", Dimensions=DIMENSIONS[:1])["Metrics"]
+    assert [metric["Dimensions"] for metric in with_target_group] == [DIMENSIONS]
 
 
 def test_newest_first_unless_asked_otherwise(cloudwatch):

@@ -1,0 +1,47 @@
+"""Stands in for how long CloudWatch Logs keeps events: moto keeps all, and reads through all of a group's.
+
+Differs: a log group's retention is recorded only; what goes is decided by number, not by age, from the streams that
+hold most. Every internal of moto that is touched for it is in this module, and `tests/sandbox/cloudwatch/
+test_log_store.py` fails when moto changes one or bounds its events itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from helpers.sandbox.endpoint import ACCOUNT
+
+# Events in all, about 500 bytes each. Ten tasks that answer 24 requests a second each have the last 200 real seconds in
+# it, and DescribeLogStreams, which looks at every event, still answers at once.
+KEPT = 50_000
+
+
+def prune(kept: int = KEPT) -> int:
+    """Forget the oldest events of the longest streams, so that at most `kept` are left; how many there were."""
+    from moto.logs.models import logs_backends
+
+    streams = [
+        stream
+        for backend in list(logs_backends[ACCOUNT].values())
+        for group in list(backend.groups.values())
+        for stream in list(group.streams.values())
+    ]
+    limit = share((len(stream.events) for stream in streams), kept)
+    removed = 0
+    for stream in streams:
+        stale = max(0, len(stream.events) - limit)
+        del stream.events[:stale]  # in place, while other threads append
+        removed += stale
+    return removed
+
+
+def share(sizes: Iterable[int], total: int) -> int:
+    """The largest length at which all may be cut so that no more than `total` is left; `total` if nothing need be."""
+    ordered = sorted(sizes)
+    left = total
+    for place, size in enumerate(ordered):
+        limit = left // (len(ordered) - place)
+        if size > limit:
+            return limit
+        left -= size
+    return total
