@@ -314,9 +314,13 @@ class Service:
 
         return holds
 
-    def at_minimum(self) -> Callable[[object], bool]:
-        """For a Phase's `until`: whether auto scaling is back at its minimum, and the tasks are."""
-        return lambda progress: set(self.counts().values()) == {self.scaling.minimum}
+    def at_minimum(self, minutes: float = 3.0) -> Callable[[object], bool]:
+        """For a Phase's `until`: whether the tasks have been auto scaling's minimum for so many AWS minutes.
+
+        That long, so that CloudWatch has a whole minute with so few: those that drain still run, and count.
+        """
+        settled = self.settled(minutes)
+        return lambda progress: settled(progress) and self.counts()["desired"] == self.scaling.minimum
 
     def __repr__(self) -> str:
         counts = self.counts()

@@ -172,7 +172,12 @@ def test_not_settled_while_the_next_step_out_only_waits_for_the_cooldown(aws: An
 
 def test_at_minimum(aws: Answers):
     shop.open_shop(aws)
-    at_minimum = Service("shop", "shop").at_minimum()
-    assert at_minimum(None)
-    aws["ecs", "DescribeServices"] = {"services": [shop.record(4, 2)]}
-    assert not at_minimum(None)
+    at_minimum = Service("shop", "shop").at_minimum(minutes=3)
+    assert [at_minimum(at(minute)) for minute in (0, 2, 3)] == [False, False, True]
+
+
+def test_calm_above_the_minimum_is_not_at_minimum(aws: Answers):
+    shop.open_shop(aws, states=("healthy",) * 4)
+    aws["ecs", "DescribeServices"] = {"services": [shop.record(4, 4)]}
+    at_minimum = Service("shop", "shop").at_minimum(minutes=3)
+    assert [at_minimum(at(minute)) for minute in (0, 2, 3, 9)] == [False] * 4
