@@ -13,6 +13,7 @@ if __name__ == "__main__":
     install.enter(sys.argv[1:])
 
 import ast
+import json
 import signal
 import subprocess
 import tempfile
@@ -23,6 +24,9 @@ import click
 
 from helpers.errors import TutorialError
 from helpers.install import ROOT, inside, remove_made
+
+# JupyterLab asks nobody on the internet for news.
+QUIET = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 
 
 class Commands(click.Group):
@@ -108,6 +112,9 @@ def test(pytest_arguments) -> None:
 @click.argument("jupyter_arguments", nargs=-1, type=click.UNPROCESSED)
 def lab(jupyter_arguments) -> None:
     """Open JupyterLab at the first notebook; JUPYTER_ARGUMENTS such as --no-browser go to it."""
+    settings = Path(sys.prefix) / "share" / "jupyter" / "lab" / "settings"
+    settings.mkdir(parents=True, exist_ok=True)
+    (settings / "overrides.json").write_text(json.dumps(QUIET))
     first = "--LabApp.default_url=/lab/tree/notebooks/00-start-here.ipynb"
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={ROOT}", first, *jupyter_arguments]
     os.execve(sys.executable, command, inside(Path(sys.prefix)))

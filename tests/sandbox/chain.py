@@ -197,7 +197,7 @@ class Chain:
         for service, tasks in self._running():
             service.starting += [now + STARTS_IN] * (service.desired - len(tasks) - len(service.starting))
             for task in tasks[: max(len(tasks) - service.desired, 0)]:
-                task.last_status = "STOPPED"
+                task.last_status, task.process.gone = "STOPPED", True
             for _ in [time for time in service.starting if time <= now]:
                 self.task(service)
             service.starting = [time for time in service.starting if time > now]
