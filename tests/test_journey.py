@@ -21,11 +21,11 @@ def journey(tmp_path_factory) -> Path:
     """The folder that a full run leaves.
 
     What a request costs in CPU varies by some 15 % for tens of seconds on a machine that others use, too (seen on
-    this project's CI), and auto scaling rightly takes one or two tasks more then. So one more run is allowed, and told.
+    this project's CI), and auto scaling rightly takes one or two tasks more then. So two more runs are allowed, and told.
     """
     runs = Path(os.environ.get("JOURNEY_RUNS") or tmp_path_factory.mktemp("journey"))
-    for attempt in (1, 2):
-        if not (runs / "latest" / "scaling.csv").exists() or attempt == 2:
+    for attempt in (1, 2, 3):
+        if not (runs / "latest" / "scaling.csv").exists() or attempt > 1:
             said: list[str] = []
             status = run.run([], runs=runs, say=said.append)
             print("".join(said))
@@ -95,7 +95,7 @@ def scale_outs(scaling: pandas.DataFrame, step: datetime, drop: datetime) -> lis
     return [(time, count) for time, count in changes.items() if step <= time <= drop]
 
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(1500)
 
 
 def test_every_notebook_is_green_and_its_checks_are_counted(journey):
