@@ -20,8 +20,8 @@ MINUTE = timedelta(minutes=1)
 def journey(tmp_path_factory) -> Path:
     """The folder that a full run leaves.
 
-    What a request costs in CPU varies by some 15 % for tens of seconds on a machine that others use, too (seen on
-    this project's CI), and auto scaling rightly takes one or two tasks more then. So two more runs are allowed, and told.
+    What a request costs in CPU varies by some 15 % for tens of seconds on a machine that others use, too (seen
+    while this was made), and auto scaling rightly takes one or two tasks more then. So two more runs are allowed, and told.
     """
     runs = Path(os.environ.get("JOURNEY_RUNS") or tmp_path_factory.mktemp("journey"))
     for attempt in (1, 2, 3):
