@@ -141,8 +141,16 @@ def stop(state: Path | None = None) -> bool:
     return sandbox.stop(state or state_directory())
 
 
-def run_process(app: Path, command: list[str], *, vcpu: float) -> RunningTask:
-    """Run an app on this machine without ECS, held to `vcpu`. It ends with this Python process, at the latest."""
+def run_process(
+    app: Path,
+    command: list[str],
+    *,
+    vcpu: float,
+    memory: int = 512,
+    environment: Mapping[str, str] | None = None,
+) -> RunningTask:
+    """Run an app on this machine without ECS, held to `vcpu` and `memory` (MiB). It ends with this Python process, at
+    the latest."""
     from helpers.sandbox.tasks import TaskSpec
 
     number = next(_numbers)
@@ -158,7 +166,8 @@ def run_process(app: Path, command: list[str], *, vcpu: float) -> RunningTask:
         image=str(app),
         command=command,
         cpu=round(vcpu * 1024),
-        memory=512,
+        memory=memory,
+        environment=dict(environment or {}),
     )
     return _this_machine(current().state).start(spec)
 

@@ -15,7 +15,7 @@ function readSettings() {
   return {
     port: wholeNumber('PORT', '3000', { min: 0, max: 65535 }),
     host: process.env.HOST || '0.0.0.0',
-    work: wholeNumber('WORK', '25', { min: 0, max: 100000 }),
+    workMs: wholeNumber('WORK_MS', '6', { min: 0, max: 60000 }),
     version: process.env.VERSION || require('./package.json').version,
   };
 }

@@ -24,7 +24,7 @@ async function connection(t, app, text) {
 const refused = (app) => get(`${app.url}/healthcheck`).then(() => false, (error) => error.code === 'ECONNREFUSED');
 
 test('SIGTERM: a request being worked on is answered, then exit 0', async (t) => {
-  const app = await startApp(t, { WORK: '3000' });
+  const app = await startApp(t, { WORK_MS: '600' });
   const answer = get(`${app.url}/`);
   await new Promise((resolve) => setTimeout(resolve, 100));
   app.child.kill('SIGTERM');
