@@ -12,6 +12,7 @@ import pytest
 
 from helpers import run
 from helpers.cloudwatch import SCALING
+from helpers.steps import JOURNEY
 
 MINUTE = timedelta(minutes=1)
 
@@ -20,11 +21,11 @@ MINUTE = timedelta(minutes=1)
 def journey(tmp_path_factory) -> Path:
     """The folder that a full run leaves.
 
-    What a request costs in CPU varies by some 15 % for tens of seconds on a machine that others use, too (seen
-    while this was made), and auto scaling rightly takes one or two tasks more then. So two more runs are allowed, and told.
+    Where others use this machine's cores, too, the tasks may not get their share for a while, and auto scaling rightly
+    takes more of them then. So one more run is allowed, and told.
     """
     runs = Path(os.environ.get("JOURNEY_RUNS") or tmp_path_factory.mktemp("journey"))
-    for attempt in (1, 2, 3):
+    for attempt in (1, 2):
         if not (runs / "latest" / "scaling.csv").exists() or attempt > 1:
             said: list[str] = []
             status = run.run([], runs=runs, say=said.append)
@@ -100,9 +101,10 @@ pytestmark = pytest.mark.timeout(1500)
 
 def test_every_notebook_is_green_and_its_checks_are_counted(journey):
     summary = json.loads((journey / "summary.json").read_text())
-    assert [entry["name"][:2] for entry in summary["notebooks"]] == ["00", "06", "07", "08", "10"]
-    assert all(entry["checks_passed"] >= 3 for entry in summary["notebooks"])
-    assert all(entry["checks_failed"] == 0 and entry["skipped"] == [] for entry in summary["notebooks"])
+    assert [entry["name"] for entry in summary["notebooks"]] == [Path(step.notebook).stem for step in JOURNEY]
+    assert all(entry["checks_passed"] >= 2 for entry in summary["notebooks"])
+    assert all(entry["checks_failed"] == 0 for entry in summary["notebooks"])
+    assert all("not run" not in entry["skipped"] for entry in summary["notebooks"])
     assert (summary["target"], summary["runtime"], summary["speed"]) == ("sandbox", "process", 30)
     assert sum(entry["seconds"] for entry in summary["notebooks"]) <= summary["total_seconds"]
 
