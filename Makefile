@@ -2,7 +2,7 @@
 # The first call sets up .venv; which Python it is made with: make run PYTHON=python3.12
 PYTHON ?= python3
 
-.PHONY: run test lab clean
+.PHONY: run test lab bench clean
 .DEFAULT_GOAL := run
 
 run:    ## every notebook, in order, in a private sandbox; leaves runs/latest/
@@ -11,8 +11,11 @@ run:    ## every notebook, in order, in a private sandbox; leaves runs/latest/
 test:   ## style, then all tests
 	@$(PYTHON) -m helpers test
 
-lab:    ## JupyterLab on the notebooks
+lab:    ## JupyterLab on your own copies of the notebooks, in work/
 	@$(PYTHON) -m helpers lab
 
-clean:  ## stop the sandboxes of this checkout, remove what runs made
+bench:  ## how fast all of it is here; leaves runs/bench.json
+	@$(PYTHON) -m helpers bench
+
+clean:  ## stop the sandboxes of this checkout, remove what runs made; work/ stays
 	@$(PYTHON) -m helpers clean

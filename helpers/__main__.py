@@ -13,20 +13,18 @@ if __name__ == "__main__":
     install.enter(sys.argv[1:])
 
 import ast
-import json
+import errno
 import signal
 import subprocess
 import tempfile
 import time
+import webbrowser
 from pathlib import Path
 
 import click
 
 from helpers.errors import TutorialError
 from helpers.install import ROOT, inside, remove_made
-
-# JupyterLab asks nobody on the internet for news.
-QUIET = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 
 
 class Commands(click.Group):
@@ -37,6 +35,10 @@ class Commands(click.Group):
             return super().invoke(context)
         except TutorialError as problem:
             raise click.ClickException(str(problem)) from None
+        except OSError as problem:
+            if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise click.ClickException(f"The disk is full: {problem}. Make room, and try again.") from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -44,11 +46,36 @@ def cli() -> None:
     """From EC2 to scalable ECS, as notebooks that really run: without an AWS account, on this machine."""
 
 
+# Elsewhere, for instance, on the disk that a hub keeps for a learner.
+work_option = click.option(
+    "--work",
+    type=click.Path(file_okay=False, path_type=Path, resolve_path=True),
+    envvar="TUTORIAL_WORK",
+    default=ROOT / "work",
+    help="Where your copies are; work/ unless told.",
+)
+
+
 @cli.command("install")
 @click.option("--here", is_flag=True, help="Into the active environment (conda, Binder), not into .venv.")
-def install_command(here: bool) -> None:
+@click.option(
+    "--from",
+    "packages",
+    metavar="FOLDER",
+    help="Without network, from what `download` put into FOLDER.",
+)
+def install_command(here: bool, packages: str | None) -> None:
     """Set up, and do nothing else. Any other command does so as well when need be."""
     click.echo(f"ready: {sys.prefix}")
+
+
+@cli.command()
+@click.argument("folder", default="packages")
+def download(folder: str) -> None:
+    """Put all that the set-up needs into FOLDER, for machines like this one that have no network."""
+    from helpers import install
+
+    install.download(Path(folder).absolute(), Path(sys.prefix))
 
 
 @cli.command()
@@ -108,16 +135,56 @@ def test(pytest_arguments) -> None:
     raise SystemExit(1 if failed else 0)
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command("lab", context_settings={"ignore_unknown_options": True})
+@work_option
 @click.argument("jupyter_arguments", nargs=-1, type=click.UNPROCESSED)
-def lab(jupyter_arguments) -> None:
-    """Open JupyterLab at the first notebook; JUPYTER_ARGUMENTS such as --no-browser go to it."""
-    settings = Path(sys.prefix) / "share" / "jupyter" / "lab" / "settings"
-    settings.mkdir(parents=True, exist_ok=True)
-    (settings / "overrides.json").write_text(json.dumps(QUIET))
-    first = "--LabApp.default_url=/lab/tree/notebooks/00-start-here.ipynb"
-    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={ROOT}", first, *jupyter_arguments]
-    os.execve(sys.executable, command, inside(Path(sys.prefix)))
+def lab_command(work: Path, jupyter_arguments: tuple[str, ...]) -> None:
+    """Open JupyterLab on your own copies of the notebooks; JUPYTER_ARGUMENTS such as --no-browser go to it."""
+    from helpers import lab, session
+
+    for line in lab.prepare(work):
+        click.echo(line)
+    if address := lab.running(work):
+        click.echo(f"JupyterLab is up already: {address}")
+        if "--no-browser" not in jupyter_arguments:
+            webbrowser.open(address)
+        return
+    command = lab.command(work, jupyter_arguments)
+    try:
+        status = _finish(subprocess.Popen(command, cwd=ROOT, env=inside(Path(sys.prefix))))
+    except KeyboardInterrupt:
+        status = 0  # that is how it is ended
+    if session.attach():
+        click.echo("JupyterLab has ended. The sandbox is still up: python3 -m helpers stop ends it.")
+    raise SystemExit(status)
+
+
+@cli.command()
+@work_option
+@click.argument("notebooks", nargs=-1, required=True)
+def reset(work: Path, notebooks: tuple[str, ...]) -> None:
+    """Make new copies of NOTEBOOKS ("07") in work/, and keep yours beside them."""
+    from helpers import work as copies
+
+    for line in copies.reset(notebooks, work):
+        click.echo(line)
+    click.echo("Where one is open in JupyterLab: File > Reload Notebook from Disk.")
+
+
+@cli.command()
+def preflight() -> None:
+    """Say whether this machine is ready for the course, by trying it: about ten seconds."""
+    from helpers.preflight import preflight
+
+    raise SystemExit(0 if preflight(click.echo) else 1)
+
+
+@cli.command()
+def bench() -> None:
+    """Measure how fast the course is here; leaves runs/bench.json."""
+    from helpers.bench import bench
+
+    raise SystemExit(bench(click.echo))
 
 
 @cli.command()

@@ -42,5 +42,9 @@ class LoadFailed(TutorialError):
     """The load could not be made; failed requests are no LoadFailed but part of the report."""
 
 
+class SandboxGone(TutorialError):
+    """The sandbox that a notebook was connected to runs no more, or another one runs in its place."""
+
+
 class SetupError(TutorialError):
     """Something that the tutorial needs is missing on this machine."""

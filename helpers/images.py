@@ -14,9 +14,12 @@ import io
 import json
 import re
 import shlex
+import shutil
 import tarfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from helpers.errors import TutorialError
@@ -60,13 +63,14 @@ class Image:
         )
 
 
-def build_image(app_dir: str | Path, tag: str) -> Image:
+def build_image(app_dir: str | Path, tag: str | None = None) -> Image:
     """An image of a Node.js app. `app_dir`: where its package.json is; a relative one starts at the checkout.
 
-    `tag`: "1.0.0" or, as Docker has it, "name:1.0.0". The same files give the same digest.
+    `tag`: "1.0.0" or, as Docker has it, "name:1.0.0". Without one it is the first twelve digits of the digest, so that
+    another content has another tag. The same files give the same digest.
     """
-    tag = tag.rsplit(":", 1)[-1]
-    if not TAG.fullmatch(tag):
+    tag = None if tag is None else tag.rsplit(":", 1)[-1]
+    if tag is not None and not TAG.fullmatch(tag):
         raise TutorialError(
             f"{tag!r} cannot be an image's tag.", next="Use letters, digits, '.', '_' and '-'."
         )
@@ -92,9 +96,10 @@ def build_image(app_dir: str | Path, tag: str) -> Image:
             "layers": [{"mediaType": LAYER_TYPE, "digest": _digest(layer), "size": len(layer)}],
         }
     )
+    digest = _digest(manifest)
     return Image(
-        tag=tag,
-        digest=_digest(manifest),
+        tag=tag or _short(digest),
+        digest=digest,
         files=len(files),
         unpacked=sum(path.stat().st_size for path in files.values() if not path.is_symlink()),
         command=command,
@@ -103,14 +108,42 @@ def build_image(app_dir: str | Path, tag: str) -> Image:
     )
 
 
-def start_command(app_dir: str | Path) -> tuple[Path, list[str]]:
-    """Where an app is, and how its package.json says to start it. A relative `app_dir` starts at the checkout."""
+def start_command(app_dir: str | Path, command: Sequence[str] | None = None) -> tuple[Path, list[str]]:
+    """Where an app is, and how its package.json says to start it, or `command`. A relative `app_dir` starts at the
+    checkout."""
     app = CHECKOUT / app_dir
-    return app, _command(app, _package(app))
+    package = _package(app)
+    if isinstance(command, str):
+        raise TutorialError(
+            "A command is a list of words: there is no shell to take it apart.",
+            seen=f"command={command!r}",
+            next=f"Say command={shlex.split(command)!r}.",
+        )
+    return app, list(command) if command else _command(app, package)
+
+
+def copy_app(app_dir: str | Path, to: str | Path) -> Path:
+    """A copy of the app's directory, dependencies included, at `to`, which must not exist yet; returns where it is."""
+    app, _ = start_command(app_dir)
+    return Path(shutil.copytree(app, to, symlinks=True))
+
+
+def files_of(app_dir: str | Path) -> dict[str, Path]:
+    """What an image of the app would hold of its directory: path inside the app → file."""
+    return _files(start_command(app_dir)[0])
+
+
+def trial_image(tag: str) -> Image:
+    """An image of a one-line app that is different for each tag: something to try a registry with."""
+    with TemporaryDirectory() as app:
+        Path(app, "package.json").write_text('{"scripts": {"start": "node server.js"}}', encoding="utf-8")
+        Path(app, "server.js").write_text(f"// {tag}\n", encoding="utf-8")
+        return build_image(app, tag)
 
 
 def push_image(image: Image, repository_uri: str, token: str | None = None) -> str:
-    """Push to ECR, what it does not have yet; returns the URI with digest, as a task definition wants it.
+    """Push to ECR what it does not have yet, a printed line for each part; returns the URI with digest, as a task
+    definition wants it.
 
     `token`: what Docker would log in with. A snapshot goes by ECR's API, which the AWS credentials sign for.
     """
@@ -135,8 +168,12 @@ def push_image(image: Image, repository_uri: str, token: str | None = None) -> s
             next=f"Create it: ecr.create_repository(repositoryName={name!r}).",
         ) from error
     there = {layer["layerDigest"] for layer in known if layer["layerAvailability"] == "AVAILABLE"}
-    for digest in image.blobs.keys() - there:
-        _upload(ecr, name, digest, image.blobs[digest])
+    for digest, blob in image.blobs.items():
+        if digest not in there:
+            with _room():
+                _upload(ecr, name, digest, blob)
+        outcome = "already there" if digest in there else "pushed"
+        print(f"{_short(digest)}: {outcome} ({len(blob):,} bytes)")
     try:
         ecr.put_image(
             repositoryName=name,
@@ -154,6 +191,23 @@ def push_image(image: Image, repository_uri: str, token: str | None = None) -> s
             next="Build again with a tag that is not in use.",
         ) from error
     return f"{repository_uri}@{image.digest}"
+
+
+@contextlib.contextmanager
+def _room() -> Iterator[None]:
+    """A full disk of the sandbox's, told; AWS never says that it is full."""
+    from botocore.exceptions import ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "InsufficientStorage":
+            raise
+        raise TutorialError(
+            "There is no room for the image.",
+            seen=error.response["Error"]["Message"],
+            next="Make room on this machine's disk, and push again.",
+        ) from None
 
 
 def _upload(ecr: Any, repository: str, digest: str, blob: bytes) -> None:
@@ -294,6 +348,10 @@ def _archive(files: dict[str, Path]) -> bytes:
 
 def _digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]
 
 
 def _json(value: Any) -> bytes:

@@ -12,9 +12,11 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +39,12 @@ NETWORK = (
     "The set-up needs the network once. If it is there, look at the lines above; a mirror of the package index is "
     "named in PIP_INDEX_URL and UV_DEFAULT_INDEX, npm's in npm_config_registry. Then run the same command again."
 )
+FOLDER = (
+    "Fill the folder again where there is a network, with this checkout, on a machine like this one: "
+    "`python3 -m helpers download packages`."
+)
+NPM_CI = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier")
+MADE_FOR = "made-for.json"  # in that folder, written last
 # What a user's settings may say about other Pythons and other places, and must not say about this environment.
 FOREIGN = [
     "PYTHONPATH",
@@ -74,7 +82,7 @@ def enter(arguments: Sequence[str], root: Path = ROOT) -> None:
                 print("nothing is set up here")
                 raise SystemExit(0)
         else:
-            changed = make_ready(environment, root)
+            changed = make_ready(environment, root, source=_folder(arguments))
     except SetupError as problem:
         print(problem, file=sys.stderr)
         raise SystemExit(1) from None
@@ -88,31 +96,78 @@ def enter(arguments: Sequence[str], root: Path = ROOT) -> None:
 
 
 def make_ready(
-    environment: Path, root: Path = ROOT, *, call: Call | None = None, say: Say | None = None
+    environment: Path,
+    root: Path = ROOT,
+    *,
+    source: Path | None = None,
+    call: Call | None = None,
+    say: Say | None = None,
 ) -> bool:
-    """Do what is missing of the set-up, and say whether anything was; a look takes a few milliseconds."""
+    """Do what is missing of the set-up, and say whether anything was; a look takes a few milliseconds.
+
+    `source`: a folder that `download` filled; then nothing comes from the network.
+    """
     call, say = call or _call, say or _say
     if is_ready(environment, root):
         return False
+    if source:
+        _check_folder(source, root)
     began = time.monotonic()
-    with _alone(root):
+    with _alone(root), _from(source):
         done = _installed(environment)
         wanted = _wanted(environment, root)
         if done.get("packages") != wanted["packages"] or not python_of(environment).exists():
             _check_space(root)
             _make_environment(environment, root, call, say)
-            _install_packages(environment, root, call, say)
+            _install_packages(environment, root, call, say, source)
         node = _choose_node(environment, call)
         app = root / "sample-app"
         if wanted["node_modules"] and (
             done.get("node_modules") != wanted["node_modules"] or not (app / "node_modules").is_dir()
         ):
-            _install_app(environment, app, node, call, say)
+            _install_app(environment, app, node, call, say, source)
         note = environment / "installed.partial"
         note.write_text(json.dumps(_wanted(environment, root), indent=1) + "\n")
         note.replace(environment / "installed.json")
     say(f"set-up: done in {time.monotonic() - began:.1f} s")
     return True
+
+
+def download(
+    folder: Path, environment: Path, root: Path = ROOT, *, call: Call | None = None, say: Say | None = None
+) -> None:
+    """Put what the set-up gets from the network into `folder`: the wheels of requirements.lock, with uv among them,
+    and npm's cache with the sample app's packages. All of it is checked against the locks' hashes, here and when it is
+    installed."""
+    call, say = call or _call, say or _say
+    began, lock, made_for = time.monotonic(), root / "requirements.lock", _made_for(root)
+    if _note_of(folder) != made_for:
+        shutil.rmtree(folder / "wheels", ignore_errors=True)  # of another lock
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MADE_FOR).unlink(missing_ok=True)
+    say(f"downloading {lock.read_text().count('==')} packages for {made_for['machine']}, a minute or two")
+    pip = [str(python_of(environment)), "-m", "pip", "download", "--quiet", "--no-input", "--require-hashes"]
+    pip += ["--only-binary", ":all:", "--dest", str(folder / "wheels")]
+    call([*pip, "-r", str(lock)], inside(environment), root)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        for number, lines in enumerate(_of_some_patches(lock.read_text())):
+            only = Path(place) / f"{number}.txt"
+            only.write_text(lines)
+            call([*pip, "--no-deps", "--ignore-requires-python", "-r", str(only)], inside(environment), root)
+    registry = ""
+    if (root / "sample-app" / "package-lock.json").exists():
+        npm = _npm((environment / "bin" / "node").resolve())
+        with tempfile.TemporaryDirectory(dir=folder) as app:
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(root / "sample-app" / name, app)
+            settings = _npm_settings(environment)
+            call([*npm, *NPM_CI, "--cache", str(folder / "npm")], settings, Path(app))
+            # npm finds a package in its cache by the address that it came from
+            said = call([*npm, "config", "get", "registry", "--loglevel=error"], settings, Path(app))
+            registry = said.strip().splitlines()[-1]
+    (folder / MADE_FOR).write_text(json.dumps({**made_for, "registry": registry}, indent=1) + "\n")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    say(f"{folder}: {size / 1e6:.0f} MB in {time.monotonic() - began:.0f} s")
 
 
 def is_ready(environment: Path, root: Path = ROOT) -> bool:
@@ -250,7 +305,62 @@ def _make_environment(environment: Path, root: Path, call: Call, say: Say) -> No
     call([base, "-m", "venv", "--clear", str(environment)], inside(environment), root)
 
 
-def _install_packages(environment: Path, root: Path, call: Call, say: Say) -> None:
+def _folder(arguments: Sequence[str]) -> Path | None:
+    """Of `install --from FOLDER`; all else that may be wrong with it is the command line's to say, later."""
+    if list(arguments[:1]) != ["install"]:
+        return None
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--from="):
+            return Path(argument[len("--from=") :]).absolute()
+        if argument == "--from" and position + 1 < len(arguments):
+            return Path(arguments[position + 1]).absolute()
+    return None
+
+
+def _made_for(root: Path) -> dict[str, str]:
+    """What the packages in a folder depend on."""
+    locks = (root / "requirements.lock", root / "sample-app" / "package-lock.json")
+    lock = b"\0".join(path.read_bytes() for path in locks if path.exists())
+    return {
+        "lock": hashlib.sha256(lock).hexdigest(),
+        "machine": f"Python {_dotted(sys.version_info[:2])} on {sys.platform} {platform.machine()}",
+    }
+
+
+@contextlib.contextmanager
+def _from(source: Path | None) -> Iterator[None]:
+    """What to do about a failure is another thing where there is no network."""
+    try:
+        yield
+    except SetupError as problem:
+        if source and problem.next == NETWORK:
+            problem.next = FOLDER
+        raise
+
+
+def _note_of(folder: Path) -> dict[str, str]:
+    try:
+        note = json.loads((folder / MADE_FOR).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {name: text for name, text in note.items() if name != "registry"}
+
+
+def _check_folder(source: Path, root: Path) -> None:
+    note, wanted = _note_of(source), _made_for(root)
+    if not note:
+        raise SetupError("This folder holds no packages, or not all.", seen=str(source), next=FOLDER)
+    if note["machine"] != wanted["machine"]:
+        raise SetupError(
+            "These packages are for other machines.",
+            seen=f"they are for {note['machine']}; here is {wanted['machine']}",
+            next=FOLDER,
+        )
+    if note != wanted:
+        raise SetupError("These packages are those of another checkout.", seen=str(source), next=FOLDER)
+
+
+def _install_packages(environment: Path, root: Path, call: Call, say: Say, source: Path | None) -> None:
     settings = inside(environment)
     settings["PIP_USER"] = "0"
     settings["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
@@ -259,6 +369,8 @@ def _install_packages(environment: Path, root: Path, call: Call, say: Say) -> No
     say(
         f"set-up: installing {(root / 'requirements.lock').read_text().count('==')} packages, a minute or less"
     )
+    here = ["--no-index", "--find-links", str(source / "wheels")] if source else []
+    pip += here
     only_uv = environment / "uv.txt"
     only_uv.write_text(_of_lock("uv", (root / "requirements.lock").read_text()))
     # compiled now, since PYTHONDONTWRITEBYTECODE would have every kernel compile it all again
@@ -270,6 +382,7 @@ def _install_packages(environment: Path, root: Path, call: Call, say: Say) -> No
         "--python",
         python,
         "--compile-bytecode",
+        *here,
     ]
     try:
         call([*pip, "-r", str(only_uv)], settings, root)
@@ -323,14 +436,28 @@ def _choose_node(environment: Path, call: Call) -> Path:
     return Path(packaged)
 
 
-def _install_app(environment: Path, app: Path, node: Path, call: Call, say: Say) -> None:
+def _install_app(environment: Path, app: Path, node: Path, call: Call, say: Say, source: Path | None) -> None:
     say("set-up: installing the sample app's Node packages")
+    command, settings = [*_npm(node), *NPM_CI], _npm_settings(environment)
+    if source is None:
+        call(command, settings, app)
+        return
+    registry = json.loads((source / MADE_FOR).read_text())["registry"]
+    with tempfile.TemporaryDirectory() as cache:  # npm writes there, and the folder may be read-only
+        shutil.copytree(source / "npm", cache, dirs_exist_ok=True)
+        call([*command, "--offline", "--cache", cache, "--registry", registry], settings, app)
+
+
+def _npm(node: Path) -> list[str]:
+    """The command that belongs to this Node."""
     beside = node.parent / "npm"
     packaged = node.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    npm = [str(node), str(packaged)] if packaged.exists() else [str(beside if beside.exists() else "npm")]
+    return [str(node), str(packaged)] if packaged.exists() else [str(beside if beside.exists() else "npm")]
+
+
+def _npm_settings(environment: Path) -> dict[str, str]:
     # system certificates: a company's own authority is known to the system, not to Node
-    settings = {"npm_config_fetch_retries": "1", "NODE_USE_SYSTEM_CA": "1", **inside(environment)}
-    call([*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"], settings, app)
+    return {"npm_config_fetch_retries": "1", "NODE_USE_SYSTEM_CA": "1", **inside(environment)}
 
 
 def _link(link: Path, target: str) -> None:
@@ -346,10 +473,25 @@ def _of_lock(package: str, lock: str) -> str:
     """The lines of one package, with its hashes."""
     lines = lock.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith(f"{package}=="))
+    return "\n".join(_block(lines, first)) + "\n"
+
+
+def _block(lines: Sequence[str], first: int) -> Sequence[str]:
     last = next(
         (n for n in range(first + 1, len(lines)) if not lines[n].startswith("    --hash")), len(lines)
     )
-    return "\n".join(lines[first:last]) + "\n"
+    return lines[first:last]
+
+
+def _of_some_patches(lock: str) -> Iterator[str]:
+    """The lines of each package that only Pythons before or after a patch such as 3.11.5 get, for any Python: those in
+    a room may be older or newer than the one that downloads."""
+    lines = lock.splitlines()
+    for line in lines:
+        if re.match(r"\S+==\S+ ;.*python_full_version.*'\d+\.\d+\.\d+'", line):
+            yield (
+                "\n".join(_block(lines, lines.index(line))).replace(line, f"{line.split(' ;')[0]} \\") + "\n"
+            )
 
 
 def _check_space(root: Path) -> None:

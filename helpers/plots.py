@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import wraps
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
 from helpers.cloudwatch import desired_steps, series, step_and_drop
@@ -51,6 +51,8 @@ STYLE = {
     "lines.linewidth": 1.6,
 }
 MINUTE = timedelta(minutes=1)
+PALE = "#C5D3DD"  # all is well
+ANSWERS = (SKY, ORANGE, GREEN, PURPLE)  # who answered, in the order of their first answers
 DARK = {RED: "#A84700", SKY: "#1B6E9C", PURPLE: "#7D3C69"}  # for words in or beside the colour
 
 
@@ -140,6 +142,35 @@ def plot_comparison(first: Report, second: Report, labels: Sequence[str]) -> Fig
         latency.set_xlabel("AWS minutes since the load began")
         rates.tick_params(labelbottom=False)
     _corner(figure, first)
+    return figure
+
+
+@styled
+def plot_events(reports: Sequence[Report], answers: Sequence[DataFrame], titles: Sequence[str]) -> Figure:
+    """Loads side by side, in which something happened: what visitors got, and below it who answered them.
+
+    `answers`: logs.answered of each report. Told apart are versions where there are several, otherwise tasks.
+    """
+    figure, panels = _figure(2, (11, 4.8), [1, 1], columns=len(reports))
+    panels[0].get_gridspec().set_width_ratios([max(report.minutes, 3.0) for report in reports])
+    for column, (report, lines, title) in enumerate(zip(reports, answers, titles, strict=True)):
+        axis = Axis(report.start, report.end)
+        got, who = panels[column], panels[len(reports) + column]
+        _draw_outcomes(got, report, axis)
+        _draw_answers(who, lines, report, axis)
+        got.set_title(title, pad=20)
+        _phases(got, [got, who], report, axis)
+        for begin in report.phases["start"][1:]:
+            for panel in (got, who):
+                panel.axvline(axis.minutes(begin), color="#444444", linewidth=0.8, linestyle=(0, (1, 2)))
+        got.tick_params(labelbottom=False)
+    highest = max(panel.get_ylim()[1] for panel in panels)
+    for panel in panels:
+        panel.set_ylim(0, highest)
+    panels[0].set_ylabel("requests per real\nsecond: served, failed")
+    panels[len(reports)].set_ylabel("answered by\n(the app's log)")
+    panels[len(reports)].set_xlabel("AWS minutes since each load began", loc="left")
+    _corner(figure, reports[0])
     return figure
 
 
@@ -238,6 +269,51 @@ def _draw_rates(panel: Axes, frame: DataFrame, report: Report, axis: Axis) -> No
         _name(panel, worst, failed.max(), f"failed: {report.failed:,}", RED, above=True)
     panel.set_ylabel("requests per\nreal second")
     panel.set_title("What visitors saw: requests (Locust's record)")
+
+
+def _draw_outcomes(panel: Axes, report: Report, axis: Axis) -> None:
+    length = report.bucket / 60
+    middle = timedelta(seconds=report.bucket / 2)
+    served, failed = (
+        _by_minute(series(report.frame, f"Requests{word}"), axis, middle)[: _whole_buckets(report, axis)]
+        for word in ("Served", "Failed")
+    )
+    panel.bar(served.index, served, length, color=PALE)
+    panel.bar(failed.index, failed, length, bottom=served, color=RED)
+    panel.set_ylim(0, max((served + failed).max(), 1) * 1.3)
+    if report.failed and len(failed):
+        worst = failed.idxmax()
+        top = served[worst] + failed[worst]
+        _name(panel, worst, top, f"failed: {report.failed}", DARK[RED], above=True)
+
+
+def _draw_answers(panel: Axes, lines: DataFrame, report: Report, axis: Axis) -> None:
+    key = "version" if lines["version"].nunique() > 1 else "task"
+    length, whole = report.bucket / 60, _whole_buckets(report, axis)
+    lines = lines.assign(bucket=(lines["time"] - report.start) / MINUTE // length)
+    lines = lines[lines["bucket"] < whole]
+    counts = lines.groupby(["bucket", key]).size().unstack(fill_value=0) * report.speed / report.bucket
+    below = counts.sum(axis=1) * 0
+    for who, color in zip(lines[key].dropna().unique(), cycle(ANSWERS)):
+        panel.bar((counts.index + 0.5) * length, counts[who], length, bottom=below, color=color)
+        fullest = counts[who].idxmax()
+        side, shift = {0: ("left", 0.05), whole - 1: ("right", 0.95)}.get(fullest, ("center", 0.5))
+        panel.text(
+            (fullest + shift) * length,
+            below[fullest] + counts[who][fullest] / 2,
+            who,
+            ha=side,
+            va="center",
+            fontsize=7.5,
+            fontweight="bold",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
+        )
+        below = below + counts[who]
+
+
+def _whole_buckets(report: Report, axis: Axis) -> int:
+    """A bucket that the load's end cuts short would look like a drop."""
+    return max(int(axis.length * 60 / report.bucket + 0.1), 1)
 
 
 def _draw_latency(panel: Axes, frame: DataFrame, report: Report, axis: Axis) -> None:

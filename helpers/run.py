@@ -65,6 +65,9 @@ class Outcome:
 class OwnKernel(AsyncKernelManager):
     """A kernel of this Python, whichever kernels are installed under the notebook's kernel name."""
 
+    stopped = False  # of a class for one execution: see execute
+    process_group = 0
+
     @property
     def kernel_spec(self) -> KernelSpec:
         quiet = "--log-level=ERROR"  # it would warn that this machine's loopback is not encrypted
@@ -73,6 +76,17 @@ class OwnKernel(AsyncKernelManager):
 
     async def start_kernel(self, **options: Any) -> None:
         await super().start_kernel(**{"env": kernel_environment(), **options})
+        type(self).process_group = self.provisioner.pgid
+        if self.stopped:
+            self.stop()
+
+    @classmethod
+    def stop(cls) -> None:
+        """End the kernel at once, also one that is only being started in another thread."""
+        cls.stopped = True
+        if cls.process_group:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(cls.process_group, signal.SIGKILL)
 
 
 def kernel_environment() -> dict[str, str]:
@@ -94,6 +108,7 @@ def execute(
     """Execute a notebook in a fresh kernel and return it; CellFailed when a cell raises."""
     logging.getLogger("papermill").setLevel(logging.ERROR)
     PRIVATE.mkdir(exist_ok=True)
+    kernel = type("Kernel", (OwnKernel,), {})
     try:
         return papermill.execute_notebook(
             _unformatted(notebook) if isinstance(notebook, Path) else notebook,
@@ -103,12 +118,15 @@ def execute(
             language="python",
             progress_bar=False,
             shutdown_kernel="immediate",  # the polite way stalls for 3 s when the kernel has a child
-            kernel_manager_class=OwnKernel,
+            kernel_manager_class=kernel,
             resources={"metadata": {"path": str(cwd)}},  # papermill's own cwd would move this process, too
             coalesce_streams=True,
         )
     except papermill.PapermillExecutionError as error:
         raise CellFailed(_says(error)) from None
+    except (KeyboardInterrupt, Interrupted):
+        kernel.stop()  # within a notebook papermill works in another thread, which an interrupt does not reach
+        raise
 
 
 def _unformatted(path: Path) -> str:

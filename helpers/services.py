@@ -99,6 +99,10 @@ class Service:
         columns = ["task", "stopped", "code", "reason", "exit code"]
         return _frame(map(_stopped_row, self._tasks("STOPPED")), columns)
 
+    def stopped_tasks(self) -> list[dict]:
+        """What describe_tasks says of those, oldest first."""
+        return self._tasks("STOPPED")
+
     def _tasks(self, desired: str) -> list[dict]:
         arns = pages(
             "ecs",
@@ -250,10 +254,8 @@ class Service:
             if any(d.get("rolloutState") == "FAILED" for d in record["deployments"]):
                 raise self._not_steady("Its deployment has failed")
             if (
-                len(record["deployments"]) == 1
-                and len(set(counts.values())) == 1
+                _rests(tasks, record, counts)
                 and desired in (None, counts["desired"])
-                and [task["lastStatus"] for task in tasks] == ["RUNNING"] * counts["desired"]
                 and without not in {task["taskArn"] for task in tasks}
             ):
                 return self
@@ -281,14 +283,37 @@ class Service:
         )
 
     def trouble(self) -> str:
-        """The last events, stopped tasks' reasons and unhealthy targets, as lines."""
+        """The last events, the last task that failed with its last log lines, and unhealthy targets, as lines."""
+        from helpers import failures
+
         lines = [f"event: {message}" for message in self.events["message"][:5]]
-        stopped = self.stopped.tail(3)
-        lines += [f"stopped task {row['task']}: {row['reason']}" for _, row in stopped.iterrows()]
+        failed = [task for task in self.stopped_tasks() if failures.is_failure(task)]
+        if failed:
+            lines += failures.failed_task(failed[-1]).told(len(failed))
         targets = self.targets
         unwell = targets[targets["state"] != "healthy"]
         lines += [f"target {row['target']} {row['state']}: {row['reason']}" for _, row in unwell.iterrows()]
         return "\n".join(lines)
+
+    def steady(self, *, image: str | None = None, stopped: str | None = None) -> Callable[[object], bool]:
+        """For a Phase's `until`: whether one deployment is complete and all its tasks are healthy.
+
+        `image`: and all of them run this one. `stopped`: and this task, by its ARN, has come to its end.
+        """
+
+        def holds(progress: Any) -> bool:
+            tasks = self._tasks("RUNNING")  # first: see until_steady
+            return (
+                _rests(tasks, self.record, self.counts())
+                and (image is None or {_image(task) for task in tasks} == {image})
+                and (stopped is None or self._has_stopped(stopped))
+            )
+
+        return holds
+
+    def _has_stopped(self, task_arn: str) -> bool:
+        found = client("ecs").describe_tasks(cluster=self.cluster, tasks=[task_arn])["tasks"]
+        return all(task["lastStatus"] == "STOPPED" for task in found)  # ECS forgets them after a while
 
     def settled(self, minutes: float = 5.0, *, above: int = 0) -> Callable[[object], bool]:
         """For a Phase's `until`: whether nothing has moved for so many AWS minutes, and nothing is about to.
@@ -340,6 +365,19 @@ def service(cluster: str, name: str) -> Service:
     found = Service(cluster, name)
     _ = found.record
     return found
+
+
+def _rests(tasks: list[dict], record: dict, counts: dict[str, int]) -> bool:
+    """Whether nothing is on its way: one deployment, as many tasks as desired, all of them running and healthy."""
+    return (
+        len(record["deployments"]) == 1
+        and len(set(counts.values())) == 1
+        and [task["lastStatus"] for task in tasks] == ["RUNNING"] * counts["desired"]
+    )
+
+
+def _image(task: dict) -> str:
+    return next((container.get("image", "") for container in task.get("containers", [])), "")
 
 
 def target_groups(record: dict) -> list[str]:

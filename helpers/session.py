@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,15 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import sandbox
-from helpers.errors import TutorialError
+from helpers.errors import SandboxGone, SetupError, TutorialError
 
 if TYPE_CHECKING:
+    from helpers.sandbox.fargate.node import Node
     from helpers.sandbox.tasks import ProcessRuntime, RunningTask
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NAME = "cool-nodejs-app"  # the article's
 REGION = "us-east-1"
 SPEED = 30.0  # AWS seconds in a real second
+GO_ON = (
+    "Run the cell with `connect(...)` again: that starts a sandbox if none is up, and its `lab.catch_up(...)` makes "
+    "again what the earlier notebooks made. Then run this notebook's cells from there."
+)
 _current: Lab | None = None
 _numbers = count(1)  # of the apps run without ECS
 
@@ -51,6 +58,19 @@ class Lab:
         """The AWS time: aware, UTC."""
         return self.running.now()
 
+    def ensure_there(self) -> None:
+        """SandboxGone when the sandbox that this lab was connected to runs no more."""
+        other = sandbox.attach(self.state)
+        if other == self.running:
+            return
+        if other:
+            what = "Another sandbox has taken the place of the one that this notebook was connected to."
+            seen = f"process {other.pid} in the place of {self.running.pid}; it knows nothing of what the first one held"
+        else:
+            what = "The sandbox that this notebook was connected to has ended, and what it held is gone."
+            seen = f"its process {self.running.pid} is not there; its log ends: {sandbox.tail(self.state, 1) or '-'}"
+        raise SandboxGone(what, seen=seen, next=GO_ON)
+
     def catch_up(self, through: str, **parameters: Any) -> None:
         """Execute the earlier notebooks, up to `through`, whose results are not there yet for this name."""
         from helpers import steps
@@ -60,6 +80,13 @@ class Lab:
         steps.catch_up(
             through, {"target": self.target, "region": self.region, "name": self.name, **parameters}
         )
+
+    def kill_task(self, task_arn: str) -> None:
+        """End a task without a warning (SIGKILL), as a machine does that breaks. In the sandbox only."""
+        from helpers import faults
+
+        self.ensure_there()
+        faults.kill_task(self.target, self.running.endpoint, task_arn)
 
     def stop(self) -> None:
         """End the sandbox with everything that it runs."""
@@ -110,19 +137,21 @@ def connect(
             seen=f"runtime={runtime!r}",
             next='Use runtime="process" or "auto".',
         )
-    running = _sandbox(speed)
+    running = _sandbox(speed, runtime)
     isolate(os.environ, running.endpoint, region, Path(running.state))
-    _forget_default_session()
     _current = Lab(target, region, name, running)
+    _new_default_session(_current)
+    _watch_cells()
     return _current
 
 
 def current() -> Lab:
-    """The lab that `connect` made in this process."""
+    """The lab that `connect` made in this process. TutorialError when there is none, or its sandbox has ended."""
     if _current is None:
         raise TutorialError(
             "This notebook is not connected yet.", next="Run its `lab = connect(...)` cell first."
         )
+    _current.ensure_there()
     return _current
 
 
@@ -141,6 +170,26 @@ def stop(state: Path | None = None) -> bool:
     return sandbox.stop(state or state_directory())
 
 
+def find_node() -> Node:
+    """The Node.js that tasks run with: path, version, and the command for its npm. SetupError when there is none."""
+    from helpers.sandbox.fargate import node
+
+    try:
+        return node.find_node()
+    except node.NodeMissing as error:
+        raise SetupError("There is no Node.js to run the app with.", seen=str(error)) from None
+
+
+def find_envoy() -> Path:
+    """The load balancer's program. SetupError when there is none."""
+    from helpers.sandbox.elb import envoy
+
+    try:
+        return envoy.find_envoy()
+    except envoy.EnvoyError as error:
+        raise SetupError("Envoy, the load balancer, was not found.", seen=str(error)) from None
+
+
 def run_process(
     app: Path,
     command: list[str],
@@ -150,8 +199,8 @@ def run_process(
     environment: Mapping[str, str] | None = None,
 ) -> RunningTask:
     """Run an app on this machine without ECS, held to `vcpu` and `memory` (MiB). It ends with this Python process, at
-    the latest."""
-    from helpers.sandbox.tasks import TaskSpec
+    the latest. TutorialError when there is no such program."""
+    from helpers.sandbox.tasks import CannotStartContainerError, TaskSpec
 
     number = next(_numbers)
     spec = TaskSpec(
@@ -169,24 +218,44 @@ def run_process(
         memory=memory,
         environment=dict(environment or {}),
     )
-    return _this_machine(current().state).start(spec)
+    try:
+        return _this_machine(current().state).start(spec)
+    except CannotStartContainerError as error:
+        raise TutorialError(
+            "The app cannot be run on this machine.",
+            seen=str(error),
+            next=f"Mend that; the command was {shlex.join(command)}.",
+        ) from None
 
 
 @cache
 def _this_machine(state: Path) -> ProcessRuntime:
+    """What runs apps without ECS, this process's own. It ends with this process, by its own doing or by that of the host
+    process, which sees this one's end."""
+    import atexit
+    import shutil
+
+    import psutil
+
     from helpers.sandbox.clock import AwsClock
     from helpers.sandbox.fargate.host import Host
     from helpers.sandbox.registry import Image
     from helpers.sandbox.tasks import ProcessRuntime
 
+    own = state / "alone" / str(os.getpid())
+    for other in own.parent.glob("[0-9]*"):
+        if not psutil.pid_exists(int(other.name)):
+            shutil.rmtree(other, ignore_errors=True)
     host = Host()
     host.start()
-    return ProcessRuntime(
-        state / "alone", host, AwsClock(1), lambda reference, region: Image(Path(reference), [])
-    )
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    atexit.register(host.stop)
+    runtime = ProcessRuntime(own, host, AwsClock(1), lambda reference, region: Image(Path(reference), []))
+    atexit.register(runtime.close)  # the last to be registered is the first to be called
+    return runtime
 
 
-def _sandbox(speed: float | None) -> sandbox.Sandbox:
+def _sandbox(speed: float | None, runtime: str) -> sandbox.Sandbox:
     state = state_directory()
     wanted = speed or float(os.environ.get("SANDBOX_SPEED", SPEED))
     try:
@@ -195,13 +264,22 @@ def _sandbox(speed: float | None) -> sandbox.Sandbox:
         raise TutorialError(
             "The sandbox could not be started.", seen=str(error), next="Mend that and connect again."
         ) from None
-    if speed is not None and running.speed != speed:
-        raise TutorialError(
-            "A sandbox of another speed is running.",
-            seen=f"speed {running.speed:g}, while {speed:g} was asked for",
-            next="Stop it with `python -m helpers stop` (what it holds is lost), then connect again.",
-        )
+    told = {
+        "speed": (running.speed, speed),
+        "runtime": (running.runtime, None if runtime == "auto" else runtime),
+    }
+    for what, (there, asked) in told.items():
+        if asked not in (None, there):
+            raise TutorialError(
+                f"A sandbox of another {what} is running.",
+                seen=f"{what} {_told(there)}, while {_told(asked)} was asked for",
+                next="Stop it with `python -m helpers stop` (what it holds is lost), then connect again.",
+            )
     return running
+
+
+def _told(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float | int) else str(value)
 
 
 def isolate(environ: Any, endpoint: str, region: str, state: Path) -> None:
@@ -236,7 +314,45 @@ def _with_loopback(environ: Mapping[str, str]) -> str:
     return ",".join(dict.fromkeys([*there, "127.0.0.1", "localhost"]))
 
 
-def _forget_default_session() -> None:
+def _new_default_session(lab: Lab) -> None:
+    """A default session for boto3 that knows nothing from before, and whose clients say so when they lead nowhere."""
     import boto3
+    from botocore.exceptions import HTTPClientError
 
-    boto3.DEFAULT_SESSION = None  # it may hold a profile's credentials from before
+    def before_send(**_: object) -> None:
+        now = current()
+        if (lab.region, lab.running) != (now.region, now.running):
+            led = lab.region if lab.region != now.region else "a sandbox that has ended"
+            raise TutorialError(
+                "This client was made before the last `connect(...)`.",
+                seen=f"it speaks to {led}; this notebook is connected to {now.region} on process {now.running.pid} now",
+                next="Run the cell that makes the client (`boto3.client(...)`) again.",
+            )
+
+    def when_not_answered(caught_exception: Exception | None, **_: object) -> None:
+        if isinstance(caught_exception, HTTPClientError):
+            lab.ensure_there()
+
+    boto3.setup_default_session()  # the last one may hold a profile's credentials from before
+    boto3.DEFAULT_SESSION.events.register_first("before-send", before_send)
+    boto3.DEFAULT_SESSION.events.register_first("needs-retry", when_not_answered)
+
+
+def _watch_cells() -> None:
+    """In a notebook, have a cell say so that fails because its sandbox has ended, as one with urlopen()."""
+    from helpers.checks import in_notebook
+
+    if in_notebook():
+        from IPython import get_ipython
+
+        get_ipython().events.register("post_run_cell", _explain)  # once: a second time changes nothing
+
+
+def _explain(result: Any) -> None:
+    error = result.error_in_exec
+    if not isinstance(error, Exception) or isinstance(error, SandboxGone):
+        return
+    try:
+        current()
+    except SandboxGone as why:
+        print(why, file=sys.stderr)

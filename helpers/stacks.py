@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from helpers.checks import in_notebook
 from helpers.errors import StackFailed, TutorialError
+from helpers.failures import Witness
 from helpers.services import Service, client, pages, polls
 
 if TYPE_CHECKING:
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 
 COLUMNS = ["action", "logical id", "type", "replacement"]
 NOTHING = ("didn't contain changes", "No updates are to be performed")
-LONGEST = (
-    60.0  # AWS minutes; a service that never gets steady is given up by ECS and CloudFormation long before
-)
+# AWS minutes; a service that never gets steady is given up by ECS and CloudFormation long before.
+LONGEST = 60.0
+AT_LEAST = 120.0  # real seconds: an app's start and its grace period are real time, however fast AWS's passes
 
 
 def preview(change_set: dict | str, stack: str | None = None) -> DataFrame:
@@ -65,25 +66,34 @@ def wait_for(stack_name: str) -> dict[str, str]:
     Raises StackFailed with the first resource that failed and why, also when everything was rolled back.
     """
     stack = _find(stack_name)
-    progress, trouble = _Progress(), []
-    for _ in polls(LONGEST):
+    progress, witness, longest = _Progress(), None, _longest()
+    for _ in polls(longest):
         status = stack["StackStatus"]
         if status != "DELETE_COMPLETE":
             events = _events(stack)
             progress.show(events)
-            trouble = trouble or _service_trouble(events)  # asked at once: a rollback deletes the witness
+            witness = witness or _witness(events)
+            if witness and "DELETE" not in status:
+                witness.look()
         if not status.endswith("IN_PROGRESS"):
             break
         stack = client("cloudformation").describe_stacks(StackName=stack["StackId"])["Stacks"][0]
     progress.end()
-    status = stack["StackStatus"]
+    status, trouble = stack["StackStatus"], witness.tells() if witness else []
     if status.endswith("IN_PROGRESS"):
         raise _failure(
-            stack, f"The stack {stack_name} is still {status} after {LONGEST:g} AWS minutes.", trouble
+            stack, f"The stack {stack_name} is still {status} after {longest:g} AWS minutes.", trouble
         )
     if status.endswith("FAILED") or "ROLLBACK" in status:
         raise _failure(stack, f"The stack {stack_name} is {status}.", trouble)
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+
+
+def _longest() -> float:
+    """AWS minutes."""
+    from helpers import session
+
+    return max(LONGEST, AT_LEAST * session.current().speed / 60)
 
 
 def _find(stack_name: str) -> dict:
@@ -122,6 +132,10 @@ def _failure(stack: dict, what: str, trouble: list[str]) -> StackFailed:
     causes = [e for e in failed if "cancelled" not in e.get("ResourceStatusReason", "").lower()] or failed
     lines = [_cause(causes[0])] if causes else [stack.get("StackStatusReason", "no resource failed")]
     lines += [f"also: {_cause(event)}" for event in causes[1:3]]
+    if not trouble and stack["StackStatus"] == "ROLLBACK_COMPLETE" and _by_circuit_breaker(causes[:1]):
+        trouble = [
+            "Its tasks and their log went with the rollback: wait_for has to follow it from the beginning."
+        ]
     lines += trouble
     return StackFailed(what, seen="\n".join(lines), next=_what_next(stack))
 
@@ -130,20 +144,22 @@ def _cause(event: dict) -> str:
     return f"{event['LogicalResourceId']} ({event['ResourceType']}): {event.get('ResourceStatusReason', '')}"
 
 
-def _service_trouble(events: list[dict]) -> list[str]:
-    """What ECS itself says of the first service that failed, as long as it is there to ask."""
-    from botocore.exceptions import ClientError
+def _by_circuit_breaker(events: list[dict]) -> bool:
+    return any(
+        event["ResourceType"] == "AWS::ECS::Service"
+        and "Circuit Breaker" in event.get("ResourceStatusReason", "")
+        for event in events
+    )
 
+
+def _witness(events: list[dict]) -> Witness | None:
+    """Of the service that an operation creates or updates, once it is there to ask; `events` are the operation's."""
     for event in events:
         arn = event.get("PhysicalResourceId", "")
-        failed = event["ResourceStatus"].endswith("FAILED")
-        if failed and event["ResourceType"] == "AWS::ECS::Service" and arn.count("/") == 2:
+        if event["ResourceType"] == "AWS::ECS::Service" and arn.count("/") == 2:
             _, cluster, name = arn.split("/")
-            try:
-                return Service(cluster, name).trouble().splitlines()
-            except (ClientError, TutorialError):
-                return []
-    return []
+            return Witness(Service(cluster, name), since=events[0]["Timestamp"])
+    return None
 
 
 def _what_next(stack: dict) -> str:

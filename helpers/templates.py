@@ -50,16 +50,32 @@ class Template:
     def content(self) -> dict[str, Any]:
         """The body as data, with `!Ref X` written out as {"Ref": "X"} and so on."""
         try:
-            return yaml.load(self.body, _Loader)
+            content = yaml.load(self.body, _Loader)
         except yaml.YAMLError as error:
             raise TutorialError(
-                f"The template {self.name} is not YAML.", seen=str(error), next="Mend that line."
+                f"The template {self.name} is not YAML.", seen=_says(error), next="Mend that line."
             ) from error
+        if not isinstance(content, dict) or not isinstance(content.get("Resources"), dict):
+            raise TutorialError(
+                f"The template {self.name} has no Resources.",
+                seen=f"it begins {self.body.strip()[:40]!r}",
+                next="Put its resources, by name, under `Resources:`.",
+            )
+        return content
 
     @property
     def resources(self) -> dict[str, str]:
         """Logical id → type, in the order of the file."""
-        return {name: resource["Type"] for name, resource in self.content["Resources"].items()}
+        kinds = {}
+        for name, resource in self.content["Resources"].items():
+            if not isinstance(resource, dict) or "Type" not in resource:
+                raise TutorialError(
+                    f"The resource {name} in the template {self.name} has no Type.",
+                    seen=f"line {_line_of(self.body, name)}",
+                    next="Say what it is, such as `Type: AWS::ECS::Cluster`.",
+                )
+            kinds[name] = resource["Type"]
+        return kinds
 
     @property
     def asks_for(self) -> list[str]:
@@ -106,12 +122,18 @@ class Template:
         """What cfn-lint finds: errors and warnings, with its own settings. Empty means clean."""
         from cfnlint.api import lint_all  # loads every resource's schema: seconds
 
-        findings = [
-            Finding(match.rule.id, match.linenumber, match.message)
-            for match in lint_all(self.body)
-            if match.rule.id[0] in "EW"
+        findings: dict[tuple[str, int, str], list[str]] = {}
+        for match in lint_all(self.body):
+            if match.rule.id[0] in "EW":
+                # A type that AWS does not have is found once for each region.
+                said, _, region = match.message.partition(" in '")
+                alike = said if region else match.message
+                findings.setdefault((match.rule.id, match.linenumber, alike), []).append(match.message)
+        found = [
+            Finding(rule, line, same[0] if len(same) == 1 else f"{said}, in {len(same)} regions")
+            for (rule, line, said), same in findings.items()
         ]
-        return Findings(self.name, sorted(findings, key=lambda finding: finding.line))
+        return Findings(self.name, sorted(found, key=lambda finding: finding.line))
 
     def __repr__(self) -> str:
         width = max(map(len, self.resources))
@@ -196,6 +218,18 @@ class Findings(list[Finding]):
         if not self:
             return f"cfn-lint finds nothing wrong with {self.name}.yaml."
         return "\n".join([f"cfn-lint on {self.name}.yaml:", *(f"  {finding}" for finding in self)])
+
+
+def _says(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return str(error)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+
+
+def _line_of(body: str, name: str) -> int | str:
+    lines = enumerate(body.splitlines(), 1)
+    return next((number for number, line in lines if line.strip().startswith(f"{name}:")), "?")
 
 
 def _cloudformation() -> Any:

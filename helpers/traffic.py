@@ -46,7 +46,11 @@ Until = Callable[["Progress"], bool]
 
 @dataclass(frozen=True)
 class Phase:
-    """`rate` requests a real second for so many AWS `minutes`, or `until(progress)`, but `at_most` AWS minutes."""
+    """`rate` requests a real second for so many AWS `minutes`, or `until(progress)`, but `at_most` AWS minutes.
+
+    `action()` is called once, when the phase begins. Visitors go on meanwhile, but until it returns neither `until`
+    nor `watch` is asked; what it raises ends the load.
+    """
 
     minutes: float | None = None
     rate: float = 0.0
@@ -54,6 +58,7 @@ class Phase:
     until: Until | None = None
     at_most: float = 30.0
     users: int | None = None  # by default as many as ask PER_USER times a second each
+    action: Callable[[], object] | None = None
 
     @property
     def longest(self) -> float:
@@ -103,7 +108,10 @@ def load(
         for number, phase in enumerate(phases):
             name = phase.name or f"phase {number + 1}"
             begin = locust.pace(phase) if number else locust.started()
+            if phase.action:
+                phase.action()
             for moment in _moments(begin, phase.longest * 60 / lab.speed, every):
+                session.current()  # a sandbox that has ended fails all requests, and says nothing else
                 locust.read()
                 so_far = (*spans, Span(name, begin, moment - LAG, counted=moment - LAG))
                 report = Report(url, locust.record, clock, so_far, lab.target, lab.runtime)

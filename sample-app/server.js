@@ -21,7 +21,7 @@ function doWork(milliseconds) {
 
 const round = (milliseconds) => Math.round(milliseconds * 10) / 10;
 
-function logRequests(task) {
+function logRequests(task, version) {
   return (request, response, next) => {
     if (request.path === '/healthcheck') return next();
     const started = performance.now();
@@ -34,6 +34,7 @@ function logRequests(task) {
         status: response.statusCode,
         ms: round(performance.now() - started),
         task,
+        version,
       };
       process.stdout.write(`${JSON.stringify(line)}\n`);
     });
@@ -47,7 +48,7 @@ function createApp(identity, { workMs, version }) {
   const app = express();
   app.disable('x-powered-by');
   app.disable('etag'); // no two pages are alike: a hash of each would be CPU for nothing
-  app.use(logRequests(task));
+  app.use(logRequests(task, version));
 
   app.get('/', (request, response) => {
     const started = performance.now();

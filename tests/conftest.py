@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import boto3
 import pytest
 from hypothesis import settings
 
@@ -23,6 +24,7 @@ def no_aws_account(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, os.devnull)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # another test's connect() may have left one
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from tests.story import START
 ARN = "arn:aws:ecs:us-east-1:123456789012"
 GROUP = "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/shop/73e2d6bc24d8a067"
 BALANCER = "arn:aws:elasticloadbalancing:us-east-1:123456789012:loadbalancer/app/shop/50dc6c495c0c9188"
+LAST_LINES = ("starting", "Error: no DATABASE_URL")
 EVENT = "(service shop) has reached a steady state."
 
 
@@ -87,6 +88,8 @@ def open_shop(aws: Answers, *, states: tuple[str, ...] = ("healthy", "healthy"))
         ]
     }
     aws["ecs", "DescribeTasks"] = lambda asked: {"tasks": [tasks[arn] for arn in asked["tasks"]]}
+    aws["ecs", "DescribeTaskDefinition"] = {"taskDefinition": {"containerDefinitions": [container()]}}
+    aws["logs", "GetLogEvents"] = {"events": [{"message": line} for line in LAST_LINES]}
     aws["elbv2", "DescribeTargetHealth"] = {
         "TargetHealthDescriptions": [target(n, s) for n, s in enumerate(states, 1)]
     }
@@ -99,6 +102,15 @@ def open_shop(aws: Answers, *, states: tuple[str, ...] = ("healthy", "healthy"))
     }
     aws["application-autoscaling", "DescribeScalableTargets"] = {"ScalableTargets": [scalable()]}
     aws["application-autoscaling", "DescribeScalingPolicies"] = {"ScalingPolicies": [policy()]}
+
+
+def container() -> dict:
+    options = {
+        "awslogs-group": "/ecs/shop",
+        "awslogs-region": "us-east-1",
+        "awslogs-stream-prefix": "ecs",
+    }
+    return {"name": "app", "logConfiguration": {"logDriver": "awslogs", "options": options}}
 
 
 def target(number: int, state: str) -> dict:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+import time
 import urllib.request
 from types import SimpleNamespace
 
@@ -13,17 +18,36 @@ from helpers import apps, session
 from helpers.errors import TutorialError
 from tests.sandbox.live import PAGE, write_app
 
+# Works for so many milliseconds of CPU time on /work, none on /; /wait answers after as many of waiting.
+WORKER = """
+const http = require('node:http');
+const ms = Number(process.env.WORK_MS || 0);
+const cpu = () => { const used = process.cpuUsage(); return (used.user + used.system) / 1000; };
+const server = http.createServer((request, response) => {
+  if (request.url === '/wait') return setTimeout(() => response.end('waited'), ms);
+  if (request.url === '/crash') process.exit(7);
+  const end = cpu() + (request.url === '/work' ? ms : 0);
+  while (cpu() < end);
+  response.end('done');
+});
+%s
+server.listen(process.env.PORT, process.env.HOST);
+"""
+DRAINS = (
+    "process.on('SIGTERM', () => { server.close(() => process.exit(0)); server.closeIdleConnections(); });"
+)
+DEAF = "process.on('SIGTERM', () => console.log('no'));"
+
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
-    lab = SimpleNamespace(state=tmp_path / "state", region="us-east-1")
+    lab = SimpleNamespace(state=tmp_path / "state", region="us-east-1", ensure_there=lambda: None)
     monkeypatch.setattr(session, "_current", lab)
     monkeypatch.setattr(apps, "_running", None)
     yield lab
-    if apps._running:
-        apps._running.kill()
-    session._this_machine(lab.state).host.stop()
-    session._this_machine.cache_clear()
+    if session._this_machine.cache_info().currsize:
+        session._this_machine(lab.state).host.stop()
+        session._this_machine.cache_clear()
 
 
 def test_it_answers_and_dies_as_a_crash_does(lab, tmp_path):
@@ -31,12 +55,21 @@ def test_it_answers_and_dies_as_a_crash_does(lab, tmp_path):
     with urllib.request.urlopen(app.url, timeout=5) as answer:
         assert answer.read() == b"hello"
     assert app.running
+    assert app.status() == 200
     assert app.exit_code is None
     assert "0.25 vCPU, running at http://127.0.0.1:" in repr(app)
     app.kill()
     assert not app.running
     assert app.exit_code == 137
     assert "exit code 137" in repr(app)
+    with pytest.raises(TutorialError, match=r"(?s)takes no requests.*exit code 137"):
+        app.status()
+
+
+def test_an_error_of_its_own_is_a_status(lab, tmp_path):
+    code = PAGE.replace("response.end('%s')", "response.writeHead(request.url === '/no' ? 404 : 503).end()")
+    app = apps.run_app(write_app(tmp_path / "app", code))
+    assert (app.status("/no"), app.status()) == (404, 503)
 
 
 def test_running_it_again_ends_the_one_before(lab, tmp_path):
@@ -57,10 +90,19 @@ def test_an_app_that_ends_at_once_is_told_with_its_last_lines(lab, tmp_path):
 def test_an_app_that_never_answers_is_ended(lab, tmp_path, monkeypatch):
     monkeypatch.setattr(apps, "ANSWERS_WITHIN", 1.0)
     place = write_app(tmp_path / "app", "console.log(process.pid); setInterval(() => {}, 1000)")
-    with pytest.raises(TutorialError, match="no answer in 1 s") as caught:
+    with pytest.raises(apps.AppNotStarted, match="no answer in 1 s") as caught:
         apps.run_app(place)
-    pid = int(next(line for line in str(caught.value).splitlines() if line.isdigit()))
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert gone(int(next(line for line in str(caught.value).splitlines() if line.isdigit())))
+    assert caught.value.app.exit_code == 137
+    assert not caught.value.app.out_of_memory
+
+
+def test_an_app_that_takes_long_to_answer_is_not_asked_twice(lab, tmp_path):
+    code = PAGE.replace(
+        "response.end('%s')", "{ console.log('asked'); setTimeout(() => response.end('x'), 2500); }"
+    )
+    app = apps.run_app(write_app(tmp_path / "app", code))
+    assert app.log == "asked"
 
 
 def test_what_is_no_app_is_told(lab, tmp_path):
@@ -76,3 +118,176 @@ def test_the_log_is_what_it_wrote_last(lab, tmp_path):
     app = apps.run_app(write_app(tmp_path / "app", code))
     assert app.log.splitlines()[-1] == "line 29"
     assert len(app.log.splitlines()) == 10
+
+
+def test_it_gets_the_environment_and_the_command_that_it_is_given(lab, tmp_path):
+    place = write_app(tmp_path / "app", "process.exit(9)")
+    (place / "other.js").write_text(PAGE.replace("'%s'", "process.env.WORK_MS + process.env.PORT"))
+    app = apps.run_app(place, command=["node", "other.js"], environment={"WORK_MS": 12, "PORT": "80"})
+    with urllib.request.urlopen(app.url, timeout=5) as answer:
+        assert answer.read().decode() == "12" + app.url.rsplit(":", 1)[1]
+
+
+def test_a_command_in_one_string_is_taken_apart_by_nobody(lab, tmp_path):
+    place = write_app(tmp_path / "app", PAGE % "x")
+    with pytest.raises(TutorialError, match=r"command=\['npm', 'start'\]"):
+        apps.run_app(place, command="npm start")
+
+
+def test_a_program_that_is_not_there_is_named(lab, tmp_path):
+    place = write_app(tmp_path / "app", PAGE % "x")
+    with pytest.raises(TutorialError, match=r'(?s)cannot be run.*"yarn": executable file not found'):
+        apps.run_app(place, command=["yarn", "start"])
+
+
+# Its limits, and its end
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def until(holds, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "not within the time allowed"
+        time.sleep(0.01)
+
+
+def test_an_app_that_needs_more_memory_than_it_has_does_not_start(lab, tmp_path):
+    place = write_app(tmp_path / "app", PAGE % "x")
+    with pytest.raises(apps.AppNotStarted, match=r"more than its 16 MiB of memory.*exit code 137") as told:
+        apps.run_app(place, memory=16)
+    assert told.value.app.out_of_memory
+    assert "16 MiB" in repr(told.value.app)
+
+
+def test_an_app_that_ends_is_a_result_when_it_is_only_tried(lab, tmp_path):
+    place = write_app(tmp_path / "app", "if (process.env.BAD) process.exit(4);" + PAGE % "x")
+    assert apps.try_app(place, environment={"BAD": "1"}).exit_code == 4
+    assert apps.try_app(place).running
+    with pytest.raises(TutorialError, match=r"package\.json"):
+        apps.try_app(tmp_path)
+
+
+def test_an_app_that_grows_is_killed_without_anybody_asking(lab, tmp_path):
+    hoard = "const all = []; setInterval(() => all.push(Buffer.alloc(20e6, 1)), 50);"
+    app = apps.run_app(write_app(tmp_path / "app", hoard + PAGE % "x"), memory=256)
+    until(lambda: app._process.ended)  # what the watch has seen; app.running would look by itself
+    assert (app.exit_code, app.out_of_memory) == (137, True)
+
+
+def test_stop_lets_it_drain(lab, tmp_path):
+    app = apps.run_app(write_app(tmp_path / "app", PAGE % "hello"))
+    app.stop()
+    app.stop()
+    assert (app.running, app.exit_code, app.out_of_memory) == (False, 0, False)
+
+
+def test_stop_kills_what_does_not_leave_in_time(lab, tmp_path):
+    app = apps.run_app(write_app(tmp_path / "app", WORKER % DEAF))
+    app.stop(timeout=0.3)
+    assert app.exit_code == 137
+    assert app.log.splitlines() == ["no"]
+
+
+PARENT = """
+const child = require('node:child_process').spawn('node', ['server.js'], {stdio: 'inherit'});
+console.log(child.pid);
+setInterval(() => {}, 1000);
+"""
+
+
+@pytest.mark.parametrize("ending", ["process.on('SIGTERM', () => process.exit(3));", ""])
+def test_with_the_first_process_the_rest_ends(lab, tmp_path, ending):
+    place = write_app(tmp_path / "app", PAGE % "child")
+    (place / "parent.js").write_text(PARENT + ending)
+    app = apps.run_app(place, command=["node", "parent.js"])
+    child = int(app.log.splitlines()[0])
+    os.kill(app._process.pid, 15)
+    until(lambda: gone(child))
+    assert app.exit_code == (3 if ending else 143)
+    app.stop()  # it has ended: this waits for the last of its threads
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(app.url, timeout=5)
+
+
+def test_two_processes_of_python_do_not_take_each_others_apps_away(lab, tmp_path):
+    app = apps.run_app(write_app(tmp_path / "app", "console.log('mine');" + PAGE % "x"))
+    code = (
+        "import pathlib, sys, types; from helpers import apps, session\n"
+        "state, place = map(pathlib.Path, sys.argv[1:])\n"
+        "session._current = types.SimpleNamespace(state=state, region='x', ensure_there=lambda: None)\n"
+        "print(apps.run_app(place)._process.pid)"
+    )
+    command = [
+        sys.executable,
+        "-W",
+        "error::ResourceWarning",
+        "-c",
+        code,
+        str(lab.state),
+        str(tmp_path / "app"),
+    ]
+    other = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=session.CHECKOUT)
+    assert (other.returncode, other.stderr) == (0, ""), "it ends without a warning"
+    assert gone(int(other.stdout)), "its app ended with it"
+    assert app.log == "mine"
+    assert [place.name for place in (lab.state / "alone").iterdir()] == [str(os.getpid())]
+
+
+# A stop in the middle of a request
+
+
+def stopped(place, **run):
+    return apps.stop_during_a_request(apps.run_app(place, **run), "/work")
+
+
+def test_a_request_in_flight_is_answered_by_an_app_that_drains(lab, tmp_path):
+    place = write_app(tmp_path / "app", WORKER % DRAINS)
+    outcome = stopped(place, environment={"WORK_MS": "300"})
+    assert (outcome.answered, outcome.outcome, outcome.exit_code) == (True, "HTTP 200", 0)
+    assert outcome.seconds > 0
+    assert repr(outcome) == "The request was answered (HTTP 200), and the app ended with exit code 0."
+
+
+def test_a_request_in_flight_is_lost_with_an_app_that_does_not(lab, tmp_path):
+    outcome = stopped(write_app(tmp_path / "app", WORKER % ""), environment={"WORK_MS": "3000"})
+    assert (outcome.answered, outcome.outcome, outcome.exit_code) == (False, "the connection was closed", 143)
+    assert repr(outcome) == (
+        "The request got no answer (the connection was closed), and the app ended with exit code 143."
+    )
+
+
+def test_a_drain_that_takes_longer_than_the_stop_timeout_is_cut_short(lab, tmp_path):
+    place = write_app(tmp_path / "app", WORKER % DRAINS)
+    app = apps.run_app(place, environment={"WORK_MS": "5000"})
+    outcome = apps.stop_during_a_request(app, "/work", timeout=0.2)
+    assert (outcome.answered, outcome.exit_code, app.out_of_memory) == (False, 137, False)
+
+
+def test_npm_start_by_way_of_a_shell_loses_the_request(lab, tmp_path):
+    if not (dash := shutil.which("dash")):
+        pytest.skip("the shell of node:24-slim, dash, is not here")
+    place = write_app(tmp_path / "app", WORKER % DRAINS)
+    settings = {"WORK_MS": "1000", "npm_config_script_shell": dash}
+    outcome = stopped(place, vcpu=1, command=["npm", "start"], environment=settings)
+    assert (outcome.answered, outcome.exit_code) == (False, 143)
+
+
+def test_an_app_that_waits_is_at_work_too(lab, tmp_path):
+    place = write_app(tmp_path / "app", WORKER % DRAINS)
+    app = apps.run_app(place, environment={"WORK_MS": "3000"})
+    outcome = apps.stop_during_a_request(app, "/wait")
+    assert (outcome.answered, outcome.exit_code) == (True, 0)
+
+
+def test_a_request_that_is_over_too_soon_is_told(lab, tmp_path):
+    app = apps.run_app(write_app(tmp_path / "app", WORKER % DRAINS))
+    with pytest.raises(TutorialError, match=r"(?s)was over before.*HTTP 200.*WORK_MS"):
+        apps.stop_during_a_request(app)
+    assert app.running
+    with pytest.raises(TutorialError, match=r"(?s)was over before.*connection was closed.*exit code 7"):
+        apps.stop_during_a_request(app, "/crash")
+    with pytest.raises(TutorialError, match=r"(?s)takes no requests.*exit code 7"):
+        apps.stop_during_a_request(app)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -15,8 +17,8 @@ from click.testing import CliRunner
 from moto import mock_aws
 
 from helpers import __main__ as command_line
+from helpers import install, lab, preflight, session, status
 from helpers import run as runner
-from helpers import session, status
 from helpers.errors import TutorialError
 
 
@@ -134,6 +136,111 @@ def test_test_runs_style_and_tests_in_a_sandbox_of_their_own(monkeypatch, tmp_pa
     assert ran[-1] == ["pytest", "-x", "tests/test_cli.py"]
     assert result.output.splitlines()[-1].endswith(": tests failed")
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.fixture
+def jupyter(monkeypatch, tmp_path) -> list:
+    """The command lines of JupyterLab that were run; pages that were opened."""
+    ran: list = []
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))  # its settings are not to be those of this environment
+    monkeypatch.setattr(lab, "running", lambda copies: None)
+    monkeypatch.setattr(command_line.subprocess, "Popen", lambda command, **_: ran.append(command))
+    monkeypatch.setattr(command_line, "_finish", lambda process: 0)
+    monkeypatch.setattr(command_line.webbrowser, "open", ran.append)
+    monkeypatch.setattr(session, "attach", lambda: None)
+    return ran
+
+
+def test_lab_makes_the_copies_and_opens_the_first(jupyter, tmp_path):
+    result = call("lab", "--work", str(tmp_path / "my work"), "--no-browser", "--port", "9000")
+    assert result.exit_code == 0
+    assert "copied, to be yours" in result.output
+    assert (tmp_path / "my work" / "00-start-here.ipynb").exists()
+    (command,) = jupyter
+    assert command[-3:] == ["--no-browser", "--port", "9000"]
+    assert f"--ServerApp.root_dir={tmp_path}" in command
+    assert "--LabApp.default_url=/lab/tree/my%20work/00-start-here.ipynb" in command
+    settings = json.loads((tmp_path / "share/jupyter/lab/settings/overrides.json").read_text())
+    assert settings["@jupyterlab/apputils-extension:notification"]["fetchNews"] == "false"
+    assert settings["@jupyterlab/notebook-extension:tracker"]["windowingMode"] == "none"
+
+
+def test_without_an_option_the_copies_are_beside_the_notebooks():
+    option = next(each for each in command_line.lab_command.params if each.name == "work")
+    assert option.default == install.ROOT / "work"
+
+
+def test_an_option_of_jupyter_is_given_once(tmp_path):
+    theirs = ["--LabApp.default_url=/tree", "--debug"]
+    command = lab.command(tmp_path / "work", theirs)
+    assert command[-2:] == theirs
+    names = [argument.split("=")[0] for argument in command]
+    assert names.count("--LabApp.default_url") == 1
+    assert "--Application.log_level" not in names
+
+
+def test_a_lab_that_is_up_is_opened_again(jupyter, monkeypatch, tmp_path):
+    monkeypatch.setattr(lab, "running", lambda copies: "http://here/lab")
+    assert "up already: http://here/lab" in call("lab", "--work", str(tmp_path)).output
+    assert jupyter == ["http://here/lab"]
+    call("lab", "--work", str(tmp_path), "--no-browser")
+    assert jupyter == ["http://here/lab"]
+
+
+def test_a_server_that_has_ended_or_is_of_another_place_is_not_taken_for_this_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        here = {
+            "url": f"http://127.0.0.1:{nobody.getsockname()[1]}/",
+            "token": "t",
+            "root_dir": str(tmp_path),
+        }
+        (tmp_path / "jpserver-1.json").write_text("{")
+        (tmp_path / "jpserver-2.json").write_text(json.dumps(here))
+        (tmp_path / "jpserver-3.json").write_text(json.dumps(here | {"root_dir": "/elsewhere"}))
+        assert lab.running(tmp_path / "work") is None
+    monkeypatch.setattr(lab, "_answers", lambda server: True)
+    assert lab.running(tmp_path / "work") == f"{here['url']}lab/tree/work/00-start-here.ipynb?token=t"
+
+
+def test_ctrl_c_ends_the_lab_and_says_what_is_still_up(jupyter, monkeypatch, tmp_path):
+    def interrupted(process):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "_finish", interrupted)
+    assert "still up" not in call("lab", "--work", str(tmp_path)).output
+    monkeypatch.setattr(session, "attach", lambda: SimpleNamespace())
+    result = call("lab", "--work", str(tmp_path))
+    assert result.exit_code == 0
+    assert "The sandbox is still up: python3 -m helpers stop" in result.output
+
+
+def test_reset_keeps_what_was_there(jupyter, tmp_path):
+    call("lab", "--work", str(tmp_path / "work"))
+    mine = tmp_path / "work" / "07-create-the-cluster-and-service.ipynb"
+    mine.write_text("mine")
+    result = call("reset", "07", "--work", str(tmp_path / "work"))
+    (old,) = mine.parent.glob("07-*-until-*.ipynb")
+    assert old.read_text() == "mine"
+    assert old.name in result.output
+    assert call("reset").exit_code == 2
+
+
+@pytest.mark.parametrize(("ready", "status"), [(True, 0), (False, 1)])
+def test_preflight_ends_with_its_verdict(monkeypatch, ready, status):
+    monkeypatch.setattr(preflight, "preflight", lambda say: say("told") or ready)
+    result = call("preflight")
+    assert (result.exit_code, result.output) == (status, "told\n")
+
+
+def test_download_goes_to_the_folder_that_is_named(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(install, "download", lambda *arguments: given.append(arguments))
+    monkeypatch.chdir(tmp_path)
+    call("download")
+    call("download", "on a stick")
+    assert [folder for folder, environment in given] == [tmp_path / "packages", tmp_path / "on a stick"]
 
 
 def test_a_table_is_aligned_and_an_empty_one_says_so():

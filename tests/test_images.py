@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -20,7 +21,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.errors import TutorialError
-from helpers.images import CHECKOUT, Image, _ignored_by, _upload, build_image, push_image
+from helpers.images import (
+    CHECKOUT,
+    Image,
+    _ignored_by,
+    _upload,
+    build_image,
+    copy_app,
+    push_image,
+    trial_image,
+)
 from helpers.sandbox.clock import AwsClock
 from helpers.sandbox.endpoint import Endpoint
 from helpers.sandbox.fargate.node import find_node
@@ -115,6 +125,27 @@ def test_the_same_files_give_the_same_digest_whoever_packs_them_and_when(app):
     assert {
         (entry.mtime, entry.uid, entry.gid, entry.uname) for entry in entries(build_image(app, "v1")).values()
     } == {(0, 0, 0, "")}
+
+
+def test_without_a_tag_the_digest_gives_one(app):
+    image = build_image(app)
+    assert image.tag == image.digest.removeprefix("sha256:")[:12]
+    assert build_image(app, image.tag).digest == image.digest
+    (app / "server.js").write_text("changed")
+    assert build_image(app).tag != image.tag
+
+
+def test_a_copy_of_the_app_gives_the_same_image(app, tmp_path):
+    copy = copy_app(app, tmp_path / "copy")
+    assert copy == tmp_path / "copy"
+    assert build_image(copy).digest == build_image(app).digest
+
+
+def test_trial_images_are_small_and_each_another():
+    first, second = trial_image("release-1"), trial_image("release-2")
+    assert first.digest != second.digest
+    assert (first.tag, first.files) == ("release-1", 2)
+    assert first.size < 1000
 
 
 @pytest.mark.parametrize("changed", ["server.js", "lib/shop.js", "node_modules/a/index.js"])
@@ -300,11 +331,14 @@ def test_a_push_answers_the_uri_that_a_task_definition_wants(registry, app):
     assert pulled.environment == {"NODE_ENV": "production"}
 
 
-def test_a_push_may_be_repeated(registry, app, monkeypatch):
+def test_a_push_may_be_repeated_and_then_sends_nothing(registry, app, monkeypatch, capsys):
     image = build_image(app, "v1")
     first = push_image(image, f"{REGISTRY}/shop")
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" (")[0] for line in said] == [f"{digest[7:19]}: pushed" for digest in image.blobs]
     monkeypatch.setattr("helpers.images._upload", lambda *_: pytest.fail("what is there is not sent again"))
     assert push_image(image, f"{REGISTRY}/shop") == first
+    assert capsys.readouterr().out.count(": already there (") == len(image.blobs) == 2
 
 
 def test_a_tag_that_is_taken_is_told(registry, app):
@@ -318,6 +352,20 @@ def test_a_tag_that_is_taken_is_told(registry, app):
 def test_a_repository_that_is_not_there_is_told(registry, app):
     with pytest.raises(TutorialError, match=r"create_repository\(repositoryName='nowhere'\)"):
         push_image(build_image(app, "v1"), f"{REGISTRY}/nowhere")
+
+
+class FullDisk(type(Path())):
+    def open(self, mode: str = "r", *args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_told_and_the_next_push_works(registry, app):
+    image, room = build_image(app, "v1"), registry._uploads
+    registry._uploads = FullDisk(room)
+    with pytest.raises(TutorialError, match=r"no room for the image(?s:.)*No space left(?s:.)*Make room"):
+        push_image(image, f"{REGISTRY}/shop")
+    registry._uploads = room
+    assert push_image(image, f"{REGISTRY}/shop") == f"{REGISTRY}/shop@{image.digest}"
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,23 @@ from helpers.steps import JOURNEY
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9][0-9]-*.ipynb"))
 TEACHES = {  # the boto3 calls that a notebook's cells show; design.md: the call being taught stays in the cell
-    "06": {
+    "04": {
         "create_repository",
-        "describe_images",
-        "create_change_set",
-        "execute_change_set",
-        "describe_task_definition",
+        "put_lifecycle_policy",
+        "start_lifecycle_policy_preview",
+        "get_lifecycle_policy_preview",
     },
+    "05": {"get_authorization_token", "describe_images", "batch_get_image"},
+    "06": {"describe_images", "create_change_set", "execute_change_set", "describe_task_definition"},
     "07": {"create_change_set", "execute_change_set", "describe_services", "stop_task", "update_service"},
     "08": {"create_change_set", "describe_scaling_policies", "describe_alarms", "describe_alarm_history"},
+    "09": {
+        "stop_task",
+        "filter_log_events",
+        "create_change_set",
+        "execute_change_set",
+        "batch_delete_image",
+    },
     "10": {"describe_stacks", "delete_stack", "delete_repository"},
 }
 FORBIDDEN = {

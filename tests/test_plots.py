@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
 import matplotlib
+import pandas
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from helpers.plots import LivePlot, plot_comparison, plot_load, plot_scaling
+from helpers.plots import LivePlot, plot_comparison, plot_events, plot_load, plot_scaling
+from helpers.report import AwsTime, Record, Report, Span
 from tests import story
 
 matplotlib.use("agg")
@@ -113,3 +116,70 @@ def test_importing_costs_neither_pandas_nor_matplotlib():
         "assert not {'pandas', 'matplotlib', 'boto3', 'locust'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# A load in which something happens, worked out by hand: ten real seconds, ten requests each, three of them fail.
+
+
+def eventful() -> Report:
+    record = Record()
+    record.add({"start": 1000.0})
+    record.add({"at": 1000.0, "users": 2, "each": 5.0})
+    for half_second in range(20):
+        failed = {"HTTP 502": 3} if half_second == 8 else {}
+        record.add({"bin": half_second, "ms": [8.0] * (5 - 3 * bool(failed)), "failed": failed})
+    spans = (
+        Span("before", 1000, 1004, 1004),
+        Span("killed", 1004, 1008, 1008),
+        Span("after", 1008, 1010.4, math.inf),
+    )
+    return Report("http://x", record, AwsTime(1000.0, 1_000_000.0, 30.0), spans, "sandbox", "process")
+
+
+def log_of(report: Report, who: str, first: str, second: str) -> pandas.DataFrame:
+    """Ten lines a real second; from the fifth second on somebody else answers."""
+    rows = [
+        {"time": report.clock.at(1000 + n / 10), "task": "t", "version": "1"}
+        | {who: first if n < 50 else second}
+        for n in range(104)
+    ]
+    return pandas.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def events():
+    report = eventful()
+    logs = [log_of(report, "task", "1a1a1a1a", "2b2b2b2b"), log_of(report, "version", "1.0.0", "2.0.0")]
+    return plot_events([report, report], logs, ["Killed", "A new version"])
+
+
+def heights(panel) -> list[float]:
+    """What is stacked at each place, from the left."""
+    tops: dict[float, float] = {}
+    for bar in panel.patches:
+        place = round(bar.get_x(), 3)
+        tops[place] = tops.get(place, 0.0) + bar.get_height()
+    return [tops[place] for place in sorted(tops)]
+
+
+def test_events_show_every_request_once_served_or_failed_and_by_who_answered(events):
+    got, _, who, _ = events.axes
+    assert heights(got) == [10.0] * 10
+    assert heights(who) == [10.0] * 10
+    assert sum(bar.get_height() for bar in got.patches) == 100
+
+
+def test_events_name_tasks_or_versions_and_count_what_failed(events):
+    assert {"Killed", "A new version", "before", "killed", "after", "failed: 3"} <= words(events)
+    assert {"1a1a1a1a", "2b2b2b2b", "1.0.0", "2.0.0"} <= words(events)
+    assert "t" not in words(events)
+
+
+def test_events_have_one_scale(events):
+    assert len({panel.get_ylim() for panel in events.axes}) == 1
+
+
+def test_events_are_drawn_although_the_app_logged_nothing():
+    report = eventful()
+    none = log_of(report, "task", "a", "b").iloc[:0]
+    assert "failed: 3" in words(plot_events([report], [none], ["Silent"]))

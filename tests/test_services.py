@@ -103,6 +103,41 @@ def test_a_stopped_task_is_waited_for_until_its_replacement_runs(aws: Answers):
     assert gone[-8:] not in set(waited.tasks["task"])
 
 
+def test_a_phase_goes_on_until_the_stopped_task_has_come_to_its_end(aws: Answers):
+    shop.open_shop(aws)
+    describe = aws.answers["ecs", "DescribeTasks"]
+    gone = shop.task(7, "DEACTIVATING")
+    aws["ecs", "DescribeTasks"] = lambda asked: (
+        {"tasks": [gone]} if asked["tasks"] == [gone["taskArn"]] else describe(asked)
+    )
+    holds = Service("shop", "shop").steady(stopped=gone["taskArn"])
+    assert not holds(None)
+    gone["lastStatus"] = "STOPPED"
+    assert holds(None)
+
+
+def test_a_phase_goes_on_until_every_task_runs_the_new_image(aws: Answers):
+    shop.open_shop(aws)
+    tasks = {task["taskArn"]: task for task in (shop.task(1), shop.task(2))}
+    aws["ecs", "DescribeTasks"] = lambda asked: {"tasks": [tasks[arn] for arn in asked["tasks"]]}
+    holds, verdicts = Service("shop", "shop").steady(image="new"), []
+    for images in (("old", "old"), ("new", "old"), ("new", "new")):
+        for task, image in zip(tasks.values(), images, strict=True):
+            task["containers"] = [{"name": "app", "image": image}]
+        verdicts.append(holds(None))
+    assert verdicts == [False, False, True]
+
+
+def test_a_phase_goes_on_while_a_deployment_does(aws: Answers):
+    shop.open_shop(aws)
+    rolling = shop.record()
+    rolling["deployments"] = rolling["deployments"] * 2
+    aws["ecs", "DescribeServices"] = {"services": [rolling]}
+    assert not Service("shop", "shop").steady()(None)
+    aws["ecs", "DescribeServices"] = {"services": [shop.record()]}
+    assert Service("shop", "shop").steady()(None)
+
+
 def test_waits_for_as_many_tasks_as_it_is_told(aws: Answers):
     shop.open_shop(aws)
     with pytest.raises(ServiceNotSteady):
@@ -125,7 +160,8 @@ def test_a_failed_deployment_is_told_at_once_with_its_reasons(aws: Answers):
     aws["ecs", "DescribeServices"] = {"services": [shop.record(2, 0, "FAILED")]}
     with pytest.raises(ServiceNotSteady) as failed:
         Service("shop", "shop").until_steady()
-    for words in ("deployment has failed", "2 desired, 0 running", "Essential container", "Target.Timeout"):
+    told = ["deployment has failed", "2 desired, 0 running", "Essential container", "Target.Timeout"]
+    for words in (*told, "(exit code 1)", *shop.LAST_LINES):
         assert words in str(failed.value)
 
 

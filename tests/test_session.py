@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import boto3
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from helpers import sandbox, session
 from helpers.errors import TutorialError
@@ -118,12 +121,81 @@ def test_containers_are_not_there_yet():
         session.connect(runtime="container")
 
 
-def test_another_speed_than_the_running_one_is_told(state, monkeypatch):
-    monkeypatch.setenv("SANDBOX_STATE", str(state))
+@pytest.fixture
+def unconnected(state, monkeypatch) -> None:
+    """A process that has not connected yet; what it changes in its environment is undone."""
+    monkeypatch.setattr(os, "environ", dict(os.environ) | {"SANDBOX_STATE": str(state)})
     monkeypatch.setattr(session, "_current", None)
+
+
+def test_another_speed_than_the_running_one_is_told(unconnected):
     session.connect()
-    with pytest.raises(TutorialError, match=r"(?s)another speed.*speed 30.*helpers stop"):
+    with pytest.raises(TutorialError, match=r"(?s)another speed.*speed 30.*60 was asked.*helpers stop"):
         session.connect(speed=60)
+
+
+def test_another_runtime_than_the_running_one_is_told(unconnected, monkeypatch):
+    session.connect(runtime="process")
+    there = replace(session.attach(), runtime="container")
+    monkeypatch.setattr(sandbox, "attach", lambda state: there)
+    assert session.connect().runtime == "container"  # "auto" takes what is there
+    with pytest.raises(TutorialError, match=r"(?s)another runtime.*container, while process.*helpers stop"):
+        session.connect(runtime="process")
+
+
+def test_connecting_again_leaves_nothing_of_the_first_behind(unconnected):
+    session.connect(region="eu-west-1", name="first")
+    old = boto3.client("ecs")
+    old.create_cluster(clusterName="first")
+    session.connect(region="eu-west-1", name="second")
+    assert old.list_clusters()["clusterArns"]  # the same place: a client may be kept
+    lab = session.connect(region="us-west-2", name="second")
+    assert boto3.client("ecs").meta.region_name == lab.region == os.environ["AWS_REGION"] == "us-west-2"
+    assert boto3.client("ecs").list_clusters()["clusterArns"] == []
+    assert boto3.client("ecs", region_name="eu-west-1").list_clusters()["clusterArns"]  # asked for by name
+    with pytest.raises(TutorialError, match=r"(?s)before the last.*speaks to eu-west-1.*us-west-2"):
+        old.list_clusters()
+    session.connect(region="eu-west-1")
+    assert old.list_clusters()["clusterArns"]
+    old.delete_cluster(cluster="first")
+
+
+def test_each_checkout_has_a_sandbox_of_its_own_and_a_client_knows_its(unconnected, tmp_path, monkeypatch):
+    first = session.connect()
+    old = boto3.client("sts")
+    monkeypatch.setitem(os.environ, "SANDBOX_STATE", str(tmp_path / "another"))
+    try:
+        second = session.connect()
+        assert second.running.endpoint != first.running.endpoint
+        with pytest.raises(TutorialError, match="before the last"):
+            old.get_caller_identity()
+    finally:
+        session.stop()
+    with pytest.raises(TutorialError, match=r"(?s)has ended.*connect.*catch_up"):
+        boto3.client("sts").get_caller_identity()
+    with pytest.raises(TutorialError, match="has ended"):
+        session.current()
+
+
+def test_a_sandbox_that_ends_in_the_middle_of_a_call_is_told(unconnected, monkeypatch):
+    """As botocore sees it: the connection is refused, and only then is the sandbox found to be gone."""
+    lab = session.connect()
+    client = boto3.client("sts")
+    there = iter([lab.running])
+    monkeypatch.setattr(sandbox, "attach", lambda state: next(there, None))
+
+    def refuse(**_: object):
+        raise EndpointConnectionError(endpoint_url=lab.running.endpoint)
+
+    client.meta.events.register_last("before-send", refuse)
+    with pytest.raises(TutorialError, match="has ended"):
+        client.get_caller_identity()
+
+
+def test_a_call_that_fails_while_the_sandbox_is_there_fails_as_aws_lets_it(unconnected):
+    session.connect()
+    with pytest.raises(ClientError, match=r"AccessDenied|NoSuchEntity|not found"):
+        boto3.client("iam").get_role(RoleName="nobody")
 
 
 def test_the_lab_says_where_it_is_and_what_that_costs(state, monkeypatch):

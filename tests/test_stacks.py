@@ -9,6 +9,7 @@ from helpers.stacks import preview, table, wait_for
 from tests import shop
 from tests.answers import Answers, aws, does_not_exist
 from tests.story import START
+from tests.test_failures import refused
 
 __all__ = ["aws"]
 ID = "arn:aws:cloudformation:us-east-1:123456789012:stack/shop/1"
@@ -99,15 +100,64 @@ def test_a_stack_that_never_was(aws: Answers):
 
 def test_a_failed_update_tells_the_first_cause_and_what_the_service_says(aws: Answers, capsys):
     shop.open_shop(aws, states=("unhealthy",))
+    late = START + timedelta(seconds=101)
+    died = shop.stopped() | {"createdAt": late}
+    aws["ecs", "ListTasks"] = {"taskArns": [died["taskArn"]]}
+    aws["ecs", "DescribeTasks"] = {"tasks": [died]}
+    said = [{"id": "e2", "createdAt": late, "message": "(service shop) (task 9) is unhealthy"}]
+    record = shop.record()
+    aws["ecs", "DescribeServices"] = {"services": [record | {"events": said + record["events"]}]}
     answer(aws, CREATED + FAILED, stack("UPDATE_ROLLBACK_IN_PROGRESS"), stack("UPDATE_ROLLBACK_COMPLETE"))
     with pytest.raises(StackFailed) as failed:
         wait_for("shop")
     what, cause, *rest = str(failed.value).splitlines()
     assert what == "The stack shop is UPDATE_ROLLBACK_COMPLETE."
     assert cause == "Seen: Service (AWS::ECS::Service): ECS Deployment Circuit Breaker was triggered."
-    assert f"event: {shop.EVENT}" in rest
-    assert "the former version is in place" in rest[-1]
+    assert rest == [
+        "task 00000000: Essential container in task exited (exit code 1).",
+        "its last log lines, in /ecs/shop:",
+        "    starting",
+        "    Error: no DATABASE_URL",
+        "event: (service shop) (task 9) is unhealthy",
+        "Next: Mend the cause, and update the stack again; the former version is in place.",
+    ]
     assert "CREATE_COMPLETE" not in capsys.readouterr().out  # that was the operation before
+
+
+def test_what_a_service_said_is_told_though_the_rollback_has_deleted_it(aws: Answers):
+    shop.open_shop(aws)
+    events = [
+        event(0, "shop", "CREATE_IN_PROGRESS"),
+        event(1, "Service", "CREATE_IN_PROGRESS", physical=f"{shop.ARN}:service/shop/shop"),
+        event(9, "Service", "CREATE_FAILED", "Circuit Breaker", physical=f"{shop.ARN}:service/shop/shop"),
+    ]
+    answer(aws, events, stack("CREATE_IN_PROGRESS"), stack("CREATE_IN_PROGRESS"), stack("ROLLBACK_COMPLETE"))
+    looks = iter([{"services": [shop.record()]}])
+    aws["ecs", "DescribeServices"] = lambda asked: next(looks, {"services": []})
+    aws["ecs", "ListServices"] = {"serviceArns": []}
+    with pytest.raises(StackFailed, match=r"Essential container in task exited.*\n.*\n    starting"):
+        wait_for("shop")
+
+
+def test_who_looks_only_after_the_rollback_is_told_why_there_is_no_more_to_see(aws: Answers):
+    events = [
+        event(0, "shop", "CREATE_IN_PROGRESS"),
+        event(9, "Service", "CREATE_FAILED", "Circuit Breaker", physical=f"{shop.ARN}:service/shop/shop"),
+    ]
+    answer(aws, events, stack("ROLLBACK_COMPLETE"))
+    shop.open_shop(aws)
+    aws["ecs", "DescribeServices"] = {"services": []}
+    aws["ecs", "ListTasks"] = refused("ClusterNotFoundException")
+    with pytest.raises(StackFailed, match="went with the rollback"):
+        wait_for("shop")
+
+
+def test_an_app_may_take_its_real_time_however_fast_awss_passes(aws: Answers, monkeypatch):
+    asked: list[float] = []
+    monkeypatch.setattr("helpers.stacks.polls", lambda minutes: asked.append(minutes) or iter([None]))
+    answer(aws, CREATED, stack("CREATE_COMPLETE"))
+    wait_for("shop")
+    assert asked == [1200]  # AWS minutes: the lab's speed is 600, and so these are two real minutes
 
 
 def test_a_failed_create_says_to_delete_what_is_left(aws: Answers):

@@ -8,13 +8,18 @@ from pathlib import Path
 import boto3
 import nbformat
 import pytest
+from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from nbformat.v4 import new_code_cell, new_notebook
 
-from helpers import steps
+from helpers import session, steps
 from helpers.errors import StackFailed, TutorialError
+from tests.lab import StubLab
 
-SERVICE = next(step for step in steps.JOURNEY if step.number == "07")
+BY_NUMBER = {step.number: step for step in steps.JOURNEY}
+SERVICE = BY_NUMBER["07"]
+REPOSITORY = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/shop"
+DIGEST = f"sha256:{'a' * 64}"
 
 
 @pytest.fixture
@@ -72,8 +77,39 @@ def test_a_failed_stack_is_told_and_not_built_upon(stack, status):
         steps.done(SERVICE, "shop", "eu-west-1")
 
 
-def test_a_stack_in_motion_is_waited_for_by_the_learner(stack):
-    stack("UPDATE_IN_PROGRESS")
+@pytest.fixture
+def moving(monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """A stack that goes through these statuses, one at each look."""
+
+    def answer(*statuses: str) -> None:
+        client = boto3.client("cloudformation", region_name="eu-west-1")
+        stub = Stubber(client)
+        for status in statuses:
+            found = {"StackName": "shop", "StackId": "shop", "StackStatus": status, "CreationTime": 0}
+            stub.add_response("describe_stacks", {"Stacks": [found]}, {"StackName": "shop"})
+        stub.add_response("describe_stack_resources", {"StackResources": []}, {"StackName": "shop"})
+        stub.activate()
+        monkeypatch.setattr(steps.boto3, "client", lambda service, region_name: client)
+        monkeypatch.setattr(session, "current", lambda: StubLab(speed=600))
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "statuses",
+    [
+        ("UPDATE_IN_PROGRESS", "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", "UPDATE_COMPLETE"),
+        ("DELETE_IN_PROGRESS", "DELETE_COMPLETE"),
+    ],
+)
+def test_a_stack_that_an_interrupted_cell_left_in_motion_is_waited_for(moving, statuses):
+    moving(*statuses)
+    assert steps.done(SERVICE, "shop", "eu-west-1") is False
+
+
+def test_a_stack_that_never_comes_to_rest_is_told(moving, monkeypatch):
+    monkeypatch.setattr(steps, "PATIENCE", 0)
+    moving("UPDATE_IN_PROGRESS", "UPDATE_IN_PROGRESS")
     with pytest.raises(TutorialError, match="Wait until it is done"):
         steps.done(SERVICE, "shop", "eu-west-1")
 
@@ -85,6 +121,137 @@ def test_a_call_that_is_refused_does_not_read_as_absent(monkeypatch):
         stub.add_client_error("describe_stacks", "AccessDenied", "User is not authorized")
         with pytest.raises(client.exceptions.ClientError, match="not authorized"):
             steps.done(SERVICE, "shop", "eu-west-1")
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Canned answers: (service, operation, answer or error code), in the order of the calls to each service."""
+    stubs: dict[str, Stubber] = {}
+
+    def answers(*canned: tuple[str, str, dict | str]) -> None:
+        for service, operation, answer in canned:
+            if service not in stubs:
+                stubs[service] = Stubber(boto3.client(service, region_name="eu-west-1"))
+                stubs[service].activate()
+            if isinstance(answer, str):
+                stubs[service].add_client_error(operation, answer, f"{answer}: not authorized or not there")
+            else:
+                stubs[service].add_response(operation, answer)
+        clients = {service: stub.client for service, stub in stubs.items()}
+        monkeypatch.setattr(steps.boto3, "client", lambda service, region_name: clients[service])
+
+    yield answers
+    for stub in stubs.values():
+        stub.assert_no_pending_responses()
+
+
+@pytest.mark.parametrize("number", ["00", "01", "02", "03", "09", "10"])
+def test_what_leaves_nothing_in_aws_needs_no_catching_up(number, aws):
+    assert steps.done(BY_NUMBER[number], "shop", "eu-west-1")
+
+
+def test_04_is_done_when_the_repository_is_there(aws):
+    aws(("ecr", "describe_repositories", {"repositories": [{"repositoryName": "shop"}]}))
+    assert steps.done(BY_NUMBER["04"], "shop", "eu-west-1")
+    aws(("ecr", "describe_repositories", "RepositoryNotFoundException"))
+    assert not steps.done(BY_NUMBER["04"], "shop", "eu-west-1")
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_done"),
+    [
+        ({"imageIds": [{"imageTag": "v1", "imageDigest": DIGEST}]}, True),
+        ({}, False),
+        ("RepositoryNotFoundException", False),
+    ],
+)
+def test_05_is_done_when_the_repository_holds_a_tagged_image(aws, answer, is_done):
+    aws(("ecr", "list_images", answer))
+    assert steps.done(BY_NUMBER["05"], "shop", "eu-west-1") is is_done
+
+
+@pytest.mark.parametrize(("number", "operation"), [("04", "describe_repositories"), ("05", "list_images")])
+def test_a_registry_that_refuses_does_not_read_as_absent(aws, number, operation):
+    aws(("ecr", operation, "AccessDeniedException"))
+    with pytest.raises(ClientError, match="not authorized"):
+        steps.done(BY_NUMBER[number], "shop", "eu-west-1")
+
+
+def a_stack_with(kind: str, image: str) -> list[tuple[str, str, dict]]:
+    stack = {
+        "StackName": "shop",
+        "StackStatus": "CREATE_COMPLETE",
+        "CreationTime": 0,
+        "Parameters": [{"ParameterKey": "Image", "ParameterValue": image}],
+    }
+    held = {
+        "LogicalResourceId": "X",
+        "ResourceType": kind,
+        "Timestamp": 0,
+        "ResourceStatus": "CREATE_COMPLETE",
+    }
+    return [
+        ("cloudformation", "describe_stacks", {"Stacks": [stack]}),
+        ("cloudformation", "describe_stack_resources", {"StackResources": [held]}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_done"),
+    [
+        ({"imageDetails": [{"imageDigest": DIGEST}]}, True),
+        ("ImageNotFoundException", False),
+        ("RepositoryNotFoundException", False),
+    ],
+)
+def test_06_is_done_only_while_its_image_is_there(aws, answer, is_done):
+    aws(
+        *a_stack_with("AWS::ECS::TaskDefinition", f"{REPOSITORY}@{DIGEST}"),
+        ("ecr", "describe_images", answer),
+    )
+    assert steps.done(BY_NUMBER["06"], "shop", "eu-west-1") is is_done
+
+
+@pytest.mark.parametrize(
+    "image", ["", f"{REPOSITORY}:v1", f"123456789012.dkr.ecr.eu-west-1.amazonaws.com/other@{DIGEST}"]
+)
+def test_an_image_that_is_not_the_labs_own_is_not_looked_for(aws, image):
+    aws(*a_stack_with("AWS::ECS::TaskDefinition", image))
+    assert steps.done(BY_NUMBER["06"], "shop", "eu-west-1")
+
+
+def test_a_service_is_done_whatever_became_of_the_image(aws):
+    aws(*a_stack_with("AWS::ECS::Service", f"{REPOSITORY}@{DIGEST}"))
+    assert steps.done(SERVICE, "shop", "eu-west-1")
+
+
+def test_other_labs_are_found_by_the_tag_of_a_stack_or_a_repository(aws):
+    def stack(name: str) -> dict:
+        tags = [{"Key": "tutorial", "Value": name}, {"Key": "owner", "Value": "me"}]
+        return {"StackName": name, "StackStatus": "CREATE_COMPLETE", "CreationTime": 0, "Tags": tags}
+
+    def repository(name: str) -> dict:
+        return {"repositoryArn": f"arn:aws:ecr:eu-west-1:123456789012:repository/{name}"}
+
+    aws(
+        ("cloudformation", "describe_stacks", {"Stacks": [stack("shop"), stack("blog")]}),
+        ("ecr", "describe_repositories", {"repositories": [repository("wiki"), repository("not-a-lab")]}),
+        ("ecr", "list_tags_for_resource", {"tags": [{"Key": "tutorial", "Value": "wiki"}]}),
+        ("ecr", "list_tags_for_resource", {"tags": []}),
+    )
+    assert steps.other_labs("shop", "eu-west-1") == ["blog", "wiki"]
+
+
+def test_an_account_full_of_repositories_is_not_asked_for_each_ones_tags(aws):
+    there = [
+        {"repositoryArn": f"arn:aws:ecr:eu-west-1:123456789012:repository/r{number}"} for number in range(500)
+    ]
+    aws(
+        ("cloudformation", "describe_stacks", {"Stacks": []}),
+        ("ecr", "describe_repositories", {"repositories": there}),
+        *[("ecr", "list_tags_for_resource", {"tags": []})] * steps.MOST_REPOSITORIES,
+    )
+    assert steps.other_labs("shop", "eu-west-1") == []
 
 
 class Executed:
@@ -151,7 +318,7 @@ def test_a_failure_on_the_way_names_the_notebook(notebooks):
 
     with pytest.raises(TutorialError, match="06-create-the-task-definition") as raised:
         steps.catch_up(
-            "06", PARAMETERS, notebooks=notebooks, is_done=lambda *_: _[0].adds is None, execute=fails
+            "06", PARAMETERS, notebooks=notebooks, is_done=lambda *_: _[0].number != "06", execute=fails
         )
     assert "no subnet" in str(raised.value)
 
@@ -172,8 +339,25 @@ def test_it_works_inside_a_kernel(tmp_path):
 
 
 def test_a_step_that_does_not_exist_is_told():
-    with pytest.raises(TutorialError, match="no step '05'"):
-        steps.catch_up("05", PARAMETERS)
+    with pytest.raises(TutorialError, match="no step '11'"):
+        steps.catch_up("11", PARAMETERS)
+
+
+def test_the_task_definition_is_caught_up_with_after_repository_and_image(notebooks):
+    executed = Executed()
+    numbers = steps.catch_up(
+        "06", PARAMETERS, notebooks=notebooks, is_done=lambda step, *_: not step.adds, execute=executed
+    )
+    assert numbers == ["04", "05", "06"]
+    assert [cells[1] for cells, _ in executed.given] == numbers
+
+
+def test_a_notebook_that_is_not_there_is_left_out(notebooks):
+    (notebooks / BY_NUMBER["05"].notebook).unlink()
+    numbers = steps.catch_up(
+        "06", PARAMETERS, notebooks=notebooks, is_done=lambda step, *_: not step.adds, execute=Executed()
+    )
+    assert numbers == ["04", "06"]
 
 
 def test_the_journey_is_that_of_the_notebooks(checkout):

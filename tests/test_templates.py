@@ -417,6 +417,27 @@ def test_a_step_without_template_is_told():
         template("01")
 
 
-def test_a_template_that_is_no_yaml_is_told():
-    with pytest.raises(TutorialError, match="broken is not YAML"):
-        _ = Template("broken", "Resources:\n  A: !Ref B\n    C: d\n").resources
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("a: b: c", "broken is not YAML.*line 1, column 5: mapping values are not allowed here"),
+        ("Resources:\n  A:\n    Type: x\n   Bad: y\n", "broken is not YAML.*line 4, column 4"),
+        ("just text", "broken has no Resources.*just text"),
+        ("Description: nothing more", "broken has no Resources"),
+        ("Resources:\n  Cluster:\n    Properties: {}\n", "resource Cluster.*has no Type.*line 2"),
+    ],
+)
+def test_a_template_that_is_none_is_told_with_its_line(body, says):
+    with pytest.raises(TutorialError, match=f"(?s){says}"):
+        repr(Template("broken", body))
+
+
+def test_lint_tells_what_is_no_yaml_with_its_line():
+    (finding,) = Template("broken", "Resources:\n  A:\n    Type: x\n   Bad: y\n").lint()
+    assert finding.line == 4
+
+
+def test_lint_tells_once_what_it_finds_in_every_region():
+    (finding,) = Template("broken", "Resources:\n  A:\n    Type: AWS::ECS::Klaster\n").lint()
+    assert finding.line == 3
+    assert re.fullmatch(r"Resource type 'AWS::ECS::Klaster' does not exist, in \d+ regions", finding.message)

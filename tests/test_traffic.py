@@ -135,6 +135,31 @@ def test_until_ends_a_phase_and_watch_is_told(server):
     assert told[-1].report.requests > 0
 
 
+def test_an_action_is_called_once_when_its_phase_begins_while_visitors_go_on(server):
+    called, during = [], []
+
+    def action():
+        called.append(server.served)
+        wait_until(lambda: server.served > called[0] + 10, 10)
+
+    phases = [Phase(1, 40, "before"), Phase(2, 40, "event", action=action), Phase(1, 40, "after")]
+    report = load(server.url, phases, watch=lambda progress: during.append(progress.phase))
+    assert len(called) == 1
+    assert 20 <= called[0] <= 60  # a second of 40 has been served
+    assert [span.name for span in report.spans] == ["before", "event", "after"]
+    assert report.served == server.served
+    assert report.during("event").minutes == pytest.approx(2, abs=0.2)
+
+
+def test_what_an_action_raises_ends_the_load(server):
+    def action():
+        raise TutorialError("There is no such task.")
+
+    with pytest.raises(TutorialError, match="no such task"):
+        load(server.url, [Phase(1, 20), Phase(30, 20, action=action)])
+    assert not locusts()
+
+
 def test_what_is_raised_while_it_runs_ends_locust(server):
     def interrupted(progress):
         raise KeyboardInterrupt

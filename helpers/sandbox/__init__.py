@@ -13,16 +13,18 @@
         autoscaler ◄── alarms ◄── meter: CloudWatch's metrics
 
 Read in this order: `clock`, `endpoint`, `mends`, `records`, `registry`, `stacks`, `resources`, `scheduler`, `tasks`,
-`balancer`, `meter`, `alarms`, `autoscaler`, `logs`; each says what it stands in for, and how it differs. What a part
-stands on is in the folder of its AWS service. `__main__` is the process that holds them all. This module starts it,
-finds it again and ends it.
+`balancer`, `meter`, `alarms`, `autoscaler`, `logs`, `control`; each says what it stands in for, and how it differs.
+What a part stands on is in the folder of its AWS service. `__main__` is the process that holds them all. This module
+starts it, finds it again and ends it.
 """
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +37,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 STARTS_WITHIN = 30.0  # real seconds; it takes one or two, more on a machine that is busy
 ENDS_WITHIN = 15.0
+ROOM = 50_000_000  # bytes free on its disk: an image or two, and what a few tasks write
 HELD = 3  # exit code of a sandbox that found another one in its place
 _started: dict[
     int, subprocess.Popen[bytes]
@@ -114,10 +117,17 @@ def _spawn(state: Path, speed: float, runtime: str) -> subprocess.Popen[bytes]:
     try:
         state.mkdir(parents=True, exist_ok=True)
         log = (state / "sandbox.log").open("ab")
+        free = shutil.disk_usage(state).free
     except OSError as error:
         raise SandboxError(
             f"The sandbox cannot write to {state}: {error.strerror}. Make room or choose another."
         ) from error
+    if free < ROOM:
+        log.close()
+        raise SandboxError(
+            f"The disk of {state} is full: {free / 1e6:.0f} MB are free, and the sandbox wants {ROOM / 1e6:.0f}. "
+            "Make room or choose another."
+        )
     options = ["--state", str(state), "--speed", str(speed), "--runtime", runtime]
     with log:
         process = subprocess.Popen(
@@ -131,6 +141,14 @@ def _spawn(state: Path, speed: float, runtime: str) -> subprocess.Popen[bytes]:
         )
     _started[process.pid] = process
     return process
+
+
+@atexit.register
+def _leave() -> None:
+    """A sandbox is meant to outlive whoever started it: its Popen shall not warn that it does (ResourceWarning)."""
+    for process in _started.values():
+        if process.poll() is None:
+            process.returncode = 0
 
 
 def stop(state: Path) -> bool:

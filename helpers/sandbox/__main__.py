@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.sandbox import HELD, Sandbox, SandboxError, held
 from helpers.sandbox.clock import AwsClock, Clock
+from helpers.sandbox.elb.envoy import EnvoyError
 
 if TYPE_CHECKING:
     from helpers.sandbox.balancer import Request
@@ -79,6 +80,9 @@ def main(argv: list[str] | None = None) -> int:
     except SandboxError as error:
         print(error, file=sys.stderr)
         return HELD
+    except EnvoyError as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 
@@ -122,7 +126,8 @@ class Region:
         from helpers.sandbox.alarms import Alarms
         from helpers.sandbox.autoscaler import AutoScaler
         from helpers.sandbox.balancer import Balancer
-        from helpers.sandbox.cloudwatch import metric_store
+        from helpers.sandbox.cloudwatch import log_store, metric_store
+        from helpers.sandbox.control import PREFIX, Control
         from helpers.sandbox.ecs import task_definitions
         from helpers.sandbox.fargate.host import Host
         from helpers.sandbox.fargate.metadata import MetadataServer
@@ -137,6 +142,7 @@ class Region:
         state, clock, aws, changes = self.state, self.clock, self.endpoint.client, self.endpoint.changes
         records = Records()
         metric_store.mend_metrics()
+        log_store.mend_filter()
         self.host, self.metadata = Host(), MetadataServer(records)
         logs, registry = AwsLogs(records, aws, clock), Registry(state, clock, aws)
         self.runtime = ProcessRuntime(
@@ -153,7 +159,9 @@ class Region:
         autoscaler = AutoScaler(clock, records, aws, alarms.evaluations)
         for part in (registry, balancer, scheduler, meter, alarms, autoscaler, CloudFormation(clock, aws)):
             self.endpoint.add(part.operations())
-        self.endpoint.add(task_definitions.operations())
+        for module in (task_definitions, log_store):
+            self.endpoint.add(module.operations())
+        self.endpoint.mount(PREFIX, Control(records))
         self.loops = [
             Loop("balancer", balancer.step, every=0.1),
             Loop("scheduler", scheduler.step, every=0.1),
@@ -211,8 +219,12 @@ class Region:
         ports = {"endpoint": self.endpoint.port, "balancers": self.balancer.ports()}
         if ports != self.old_ports:
             partial = self.ports_file.with_suffix(".partial")
-            partial.write_text(json.dumps(ports, indent=1) + "\n")
-            partial.replace(self.ports_file)
+            try:
+                partial.write_text(json.dumps(ports, indent=1) + "\n")
+                partial.replace(self.ports_file)
+            except OSError as error:  # a full disk is no reason to end; it is tried again in a second
+                log.warning("the ports are not written down: %s", error)
+                return
             self.old_ports = ports
 
     def _close(self) -> None:
@@ -222,6 +234,8 @@ class Region:
         self.runtime.close()
         self.balancer.stop()
         self.host.stop()
+        for line in self.endpoint.timings():
+            log.info("took: %s", line)
         log.info("ended")
 
 

@@ -7,15 +7,17 @@ work from botocore's service models, so handlers see and return what boto3 sends
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from io import BytesIO
+from statistics import median
 from typing import Any
 
 import boto3
@@ -40,6 +42,8 @@ SIGNING_NAMES = {
     "monitoring": "cloudwatch",
 }  # where they differ from boto3's names
 GLOBAL = ("sts", "iam")  # have no region whose network must be there first
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last by a limit on the size of files
+TIMED = 1000  # calls of each operation, the last ones, of which the log tells at its end how long they took
 OWN_APP_ID = "sandbox"  # marks the modules' own calls
 READS = ("Describe", "Get", "List", "BatchGet", "Validate", "Filter", "BatchCheck", "Lookup")
 
@@ -76,9 +80,11 @@ class Endpoint:
         self.on_region: Callable[[str], None] = lambda region: (
             None
         )  # before the first call to a region is answered
+        self._mounted: dict[str, Callable[..., Iterable[bytes]]] = {}
         self._regions: dict[str, threading.Event] = {}
         self._moto = moto or DomainDispatcherApplication(create_backend_app)
         self._changes: Counter[str] = Counter()
+        self._took: dict[tuple[str, str], deque[float]] = defaultdict(lambda: deque(maxlen=TIMED))
         self._clients: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
         self._server = make_server("127.0.0.1", port, self, threaded=True, request_handler=_QuietHandler)
@@ -102,6 +108,10 @@ class Endpoint:
             get_service_model(service).operation_model(operation)  # a misspelt name fails here, at the start
         self.handlers.update(handlers)
 
+    def mount(self, prefix: str, application: Callable[..., Iterable[bytes]]) -> None:
+        """Let a WSGI application answer what begins with this path: it is not AWS's, and no credential is wanted."""
+        self._mounted[prefix] = application
+
     def changes(self, service: str) -> int:
         """How many calls have written to this service so far: read its records again only when this has moved."""
         return self._changes[service]
@@ -123,12 +133,17 @@ class Endpoint:
             return self._clients[key]
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        for prefix, application in self._mounted.items():
+            if environ.get("PATH_INFO", "").startswith(prefix):
+                return application(environ, start_response)
+        began = time.perf_counter()
         length = int(environ.get("CONTENT_LENGTH") or 0)
         body = environ["wsgi.input"].read(length) if length else b""
         environ["wsgi.input"] = BytesIO(body)
         service, region = credential_scope(environ.get("HTTP_AUTHORIZATION", ""))
         operation = operation_name(environ, body)
-        if f"app/{OWN_APP_ID}" not in environ.get("HTTP_USER_AGENT", ""):
+        own = f"app/{OWN_APP_ID}" in environ.get("HTTP_USER_AGENT", "")
+        if not own:
             self.last_request = time.monotonic()
             if service not in GLOBAL:
                 self._open(region)
@@ -139,7 +154,17 @@ class Endpoint:
             answer, status = self._handle(handler, service, operation, region, environ, body, start_response)
         if status < 300 and operation and not operation.startswith(READS):
             self._changes[service] += 1
+        if not own:
+            self._took[service, operation].append(time.perf_counter() - began)
         return answer
+
+    def timings(self) -> list[str]:
+        """A line for each operation that others than the sandbox's modules have called, in milliseconds."""
+        return [
+            f"{service or 'unsigned'} {operation or '(another)'}: {len(took)} calls, median "
+            f"{median(took) * 1000:.1f} ms, longest {max(took) * 1000:.1f} ms"
+            for (service, operation), took in sorted(self._took.copy().items())
+        ]
 
     def _open(self, region: str) -> None:
         with self._lock:
@@ -211,10 +236,8 @@ class Endpoint:
             result, status = error, error.status
         except Exception as error:  # the caller must get an answer that says what went wrong, not a hang-up
             log.exception("%s %s failed inside the sandbox", service, operation)
-            result, status = (
-                AwsError("InternalFailure", f"{type(error).__name__}: {error} (see sandbox.log)"),
-                500,
-            )
+            result = _failure(error)
+            status = result.status
         return _answer(service, operation, environ, result, status, start_response)
 
     def _forward(
@@ -244,6 +267,13 @@ class _QuietHandler(MotoRequestHandler):
 
     def log_error(self, format: str, *args: Any) -> None:
         log.debug(format, *args)
+
+
+def _failure(error: Exception) -> AwsError:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        why = f"The disk of this machine, where the sandbox keeps its files, is full ({error}). Make room, ask again."
+        return AwsError("InsufficientStorage", why, 507)
+    return AwsError("InternalFailure", f"{type(error).__name__}: {error} (see sandbox.log)", 500)
 
 
 def _answer(

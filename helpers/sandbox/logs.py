@@ -2,7 +2,8 @@
 
 Differs: a task writes to a file, and `AwsLogs.step` reads on from there; a line's timestamp is the AWS time at which
 it was read. Only the `awslogs` driver is known. A line that CloudWatch refuses is tried again while its task runs,
-so it may come twice. Of all lines only the newest stay (see `cloudwatch/log_store.py`).
+so it may come twice. Of all lines only the newest stay (see `cloudwatch/log_store.py`), and of an app that writes
+faster than they are delivered some never come, as in the driver's non-blocking mode; a line says how much that was.
 """
 
 from __future__ import annotations
@@ -118,19 +119,33 @@ class AwsLogs:
             tail.failing, tail.done = True, ended
 
     def _deliver_chunk(self, tail: Tail, ended: bool) -> int:
-        with tail.task.output.open("rb") as output:
-            output.seek(tail.offset)
-            chunk = output.read(CHUNK)
+        lost, chunk = _read_on(tail.task, tail.offset)
         lines, rest = split_lines(tail.rest + chunk)
+        if lost:
+            said = f"[sandbox] {lost:,} bytes of this task's output were dropped here: it writes too fast"
+            lines = [*([tail.rest] if tail.rest else []), said.encode()]
+            more, rest = split_lines(chunk)
+            lines += more
         if ended and len(chunk) < CHUNK and rest:
             lines, rest = [*lines, rest], b""
         for batch in batches(lines, round(self.clock.time() * 1000)):
             self.aws("logs", tail.region).put_log_events(
                 logGroupName=tail.group, logStreamName=tail.stream, logEvents=batch
             )
-        tail.offset += len(chunk)
+        tail.offset += lost + len(chunk)
         tail.rest = rest
         return len(chunk)
+
+
+def _read_on(task: RunningTask, offset: int) -> tuple[int, bytes]:
+    """Bytes that were dropped before they were read, and what follows; `offset`: bytes of the output read so far."""
+    while True:
+        dropped = task.dropped
+        with task.output.open("rb") as output:
+            output.seek(max(0, offset - dropped))
+            chunk = output.read(CHUNK)
+        if dropped == task.dropped:  # else it was cut between the two, and the place is wrong
+            return max(0, dropped - offset), chunk
 
 
 def stream_name(prefix: str | None, container: str, task_id: str) -> str:

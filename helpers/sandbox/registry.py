@@ -1,9 +1,10 @@
 """Stands in for Amazon ECR's storage: the layers behind its records, and what a task pulls of them.
 
 Differs: moto keeps the records of repositories, images and layers; here are the bytes, by digest, and what moto gets
-wrong: an image's true digest and size, and the images that a moved tag leaves behind untagged. Layers come by ECR's
-own API and not by Docker's protocol. What runs is a *snapshot*: an image of one layer that holds the app's directory,
-extracted once. Nothing is scanned, replicated or expired, and the bytes of a deleted image stay with the sandbox.
+wrong: an image's true digest and size, the images that a moved tag leaves behind untagged, filters, and when a token
+expires. Layers come by ECR's own API and not by Docker's protocol; a token opens nothing yet. What runs is a
+*snapshot*: an image of one layer that holds the app's directory, extracted once. Nothing is scanned, replicated or
+expired (`ecr/previews.py` tells what would be), and the bytes of a deleted image stay with the sandbox.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ import shutil
 import tarfile
 import tempfile
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import ClientError
-
 from helpers.sandbox.clock import Clock
+from helpers.sandbox.ecr.own_calls import on_behalf
+from helpers.sandbox.ecr.previews import LifecyclePolicies, has_tag_status
 from helpers.sandbox.endpoint import ACCOUNT, Aws, AwsError, Call, Handler
 
+TOKEN_VALID = timedelta(hours=12)  # GetAuthorizationToken, ECR's API reference
 MIN_PART = 5 * 2**20  # bytes; all parts but the last (ECR's API reference, LayerPartTooSmallException)
 MAX_UNPACKED = 2**31  # bytes of an extracted image; a Fargate task has 20 GB, this machine's disk is shared
 REFERENCE = re.compile(
@@ -63,15 +64,30 @@ class Registry:
         self._lock = threading.Lock()
         self._parts: dict[str, list[int]] = {}  # upload id → sizes in bytes
         self._pushed: dict[tuple[str, str, str], datetime] = {}  # (region, repository, digest) → AWS time
+        self._lifecycle = LifecyclePolicies(clock, aws)
 
     def operations(self) -> dict[tuple[str, str], Handler]:
         return {
+            **self._lifecycle.operations(),
+            ("ecr", "GetAuthorizationToken"): self.get_authorization_token,
+            ("ecr", "DeleteRepository"): self.delete_repository,
             ("ecr", "InitiateLayerUpload"): self.initiate_layer_upload,
             ("ecr", "UploadLayerPart"): self.upload_layer_part,
             ("ecr", "CompleteLayerUpload"): self.complete_layer_upload,
             ("ecr", "PutImage"): self.put_image,
             ("ecr", "DescribeImages"): self.describe_images,
         }
+
+    def get_authorization_token(self, call: Call) -> dict[str, Any]:
+        answer = call.forward()
+        for token in answer["authorizationData"]:
+            token["expiresAt"] = self._clock.now() + TOKEN_VALID
+        return answer
+
+    def delete_repository(self, call: Call) -> dict[str, Any]:
+        answer = call.forward()
+        self._lifecycle.forget(call.region, call.params["repositoryName"])
+        return answer
 
     # --- layers: moto checks repository, upload and order; here the bytes are kept ------------------------------------
 
@@ -90,8 +106,12 @@ class Registry:
             )
         with self._lock:
             answer = call.forward()
-            with (self._uploads / upload).open("ab") as file:
-                file.write(part)
+            try:
+                with (self._uploads / upload).open("ab") as file:
+                    file.write(part)
+            except OSError:  # the disk is full: half a layer is of no use to anybody
+                (self._uploads / upload).unlink(missing_ok=True)
+                raise
             self._parts[upload].append(len(part))
         return answer
 
@@ -132,7 +152,7 @@ class Registry:
         digest = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
         if "imageDigest" not in params:
             # moto makes up a digest of its own unless it is told: the same call again, with it.
-            return _call(self._aws("ecr", call.region).put_image, **params, imageDigest=digest)
+            return on_behalf(self._aws("ecr", call.region).put_image, **params, imageDigest=digest)
         if params["imageDigest"] != digest:
             raise AwsError(
                 "ImageDigestDoesNotMatchException",
@@ -151,7 +171,7 @@ class Registry:
                 raise AwsError(
                     "ImageTagAlreadyExistsException",
                     f"The image tag '{tag}' already exists in the '{repository}' repository and cannot be "
-                    "overwritten because the repository is immutable.",
+                    "overwritten because the tag is immutable.",
                 ) from error
             raise
         self._blob(digest).write_bytes(text.encode())
@@ -162,7 +182,10 @@ class Registry:
         return answer
 
     def describe_images(self, call: Call) -> dict[str, Any]:
-        answer = call.forward()
+        answer, wanted = call.forward(), call.params.get("filter", {})
+        answer["imageDetails"] = [
+            image for image in answer["imageDetails"] if has_tag_status(image.get("imageTags", []), wanted)
+        ]
         for image in answer["imageDetails"]:
             manifest = self._blob(image["imageDigest"])
             if manifest.exists():
@@ -177,7 +200,7 @@ class Registry:
         """ECR keeps an image that lost its last tag to another one; moto drops it."""
         key, text = (region, repository, digest), self._blob(digest).read_text()
         pushed = self._pushed[key]
-        _call(
+        on_behalf(
             self._aws("ecr", region).put_image,
             repositoryName=repository,
             imageManifest=text,
@@ -186,11 +209,11 @@ class Registry:
         self._pushed[key] = pushed
 
     def _details(self, region: str, repository: str) -> list[dict[str, Any]]:
-        return _call(self._aws("ecr", region).describe_images, repositoryName=repository)["imageDetails"]
+        return on_behalf(self._aws("ecr", region).describe_images, repositoryName=repository)["imageDetails"]
 
     def _available(self, region: str, repository: str, digests: list[str]) -> set[str]:
         ask = self._aws("ecr", region).batch_check_layer_availability
-        layers = _call(ask, repositoryName=repository, layerDigests=digests)["layers"]
+        layers = on_behalf(ask, repositoryName=repository, layerDigests=digests)["layers"]
         return {layer["layerDigest"] for layer in layers if layer["layerAvailability"] == "AVAILABLE"}
 
     def _check_layers(self, region: str, repository: str, text: str) -> None:
@@ -308,13 +331,3 @@ def _parts_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 def _digest_of(file: Path) -> str:
     with file.open("rb") as stream:
         return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
-
-
-def _call(operation: Callable[..., dict[str, Any]], **params: Any) -> dict[str, Any]:
-    """An API call on behalf of another: its error is that one's answer."""
-    try:
-        answer = operation(**params)
-    except ClientError as error:
-        told, status = error.response["Error"], error.response["ResponseMetadata"]["HTTPStatusCode"]
-        raise AwsError(told["Code"], told["Message"], status) from error
-    return {name: value for name, value in answer.items() if name != "ResponseMetadata"}

@@ -37,8 +37,9 @@ log = logging.getLogger("sandbox.tasks")
 UNITS = 1024  # CPU units in a vCPU
 MIB = 2**20
 STOP_TIMEOUT = 30.0  # real seconds; ECS's default on Fargate
-MEMORY_LOOK = 0.25  # real seconds between two looks at a task's memory
+LOOK = 0.25  # real seconds between two looks at a task's memory and its output
 KEEP = 3600.0  # real seconds that an ended task's output stays
+OUTPUT_MOST = 32 * 2**20  # bytes of a running task's output; what is more makes room for what comes
 RECENT_PORTS = 1000  # ports not given out again: something may still talk to the task that had one
 OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"  # ECS's reason for the container
 
@@ -84,7 +85,8 @@ class RunningTask(Protocol):
     spec: TaskSpec
     pid: int
     address: tuple[str, int]
-    output: Path  # what it wrote to stdout and stderr
+    output: Path  # what it wrote to stdout and stderr, from its byte `dropped` on
+    dropped: int
     out_of_memory: bool
 
     def poll(self) -> int | None:
@@ -93,8 +95,8 @@ class RunningTask(Protocol):
     def listening(self) -> bool:
         """Whether it takes connections at its address."""
 
-    def stop(self) -> None:
-        """SIGTERM; `poll` sends SIGKILL when `stop_timeout` is over. Returns at once."""
+    def stop(self, timeout: float | None = None) -> None:
+        """SIGTERM; `poll` sends SIGKILL after `timeout` real seconds, `stop_timeout` unless told. Returns at once."""
 
     def kill(self) -> None:
         """SIGKILL to all its processes."""
@@ -156,6 +158,8 @@ class ProcessRuntime:
             return self.images(image, region)
         except CannotPullContainer as error:
             raise CannotPullContainerError(error.reason) from error
+        except OSError as error:
+            raise CannotPullContainerError(f"failed to register layer: {error}") from error
 
     def start(self, spec: TaskSpec) -> ProcessTask:
         image = self.pull(spec.image, spec.region)
@@ -249,13 +253,14 @@ class ProcessTask:
         self.spec, self.directory, self.pid = spec, directory, process.pid
         self.address = ("127.0.0.1", port.number)
         self.output = directory / "output.log"
+        self.dropped = 0
         self.out_of_memory = False
         self._process, self._host, self._clock, self._port = process, host, clock, port
         self._lock = threading.RLock()
         self._code: int | None = None
         self._cpu = 0.0
         self._kill_at: float | None = None
-        self._memory_at = clock.monotonic()
+        self._look_at = clock.monotonic()
 
     @property
     def ended(self) -> bool:
@@ -275,10 +280,11 @@ class ProcessTask:
             probe.settimeout(0.05)  # on loopback a connection is taken or refused at once
             return probe.connect_ex(self.address) == 0
 
-    def stop(self) -> None:
+    def stop(self, timeout: float | None = None) -> None:
         with self._lock:
             if self.poll() is None and self._kill_at is None:
-                self._kill_at = self._clock.monotonic() + self.spec.stop_timeout
+                wait = self.spec.stop_timeout if timeout is None else timeout
+                self._kill_at = self._clock.monotonic() + wait
                 os.kill(self.pid, signal.SIGTERM)  # a container's first process alone gets it
                 self._signal_all(signal.SIGCONT)  # whoever stopped it, it must be able to drain
 
@@ -309,13 +315,12 @@ class ProcessTask:
 
     def _enforce(self, now: float) -> None:
         if self._kill_at is not None and now >= self._kill_at:
-            log.info(
-                "task %s: still there %g s after SIGTERM: killed", self.spec.task_id, self.spec.stop_timeout
-            )
+            log.info("task %s: still there when its stop timeout was over: killed", self.spec.task_id)
             self._kill_at = float("inf")
             self.kill()
-        if now >= self._memory_at:
-            self._memory_at = now + MEMORY_LOOK
+        if now >= self._look_at:
+            self._look_at = now + LOOK
+            self._make_room()
             used = self._host.memory_bytes(self.pid)
             if used > self.spec.memory * MIB and not self.out_of_memory:
                 self.out_of_memory = True
@@ -323,6 +328,15 @@ class ProcessTask:
                     "task %s: %d MiB of %d used: killed", self.spec.task_id, used // MIB, self.spec.memory
                 )
                 self.kill()
+
+    def _make_room(self) -> None:
+        """A chatty app must not fill the disk. It writes at the file's end, wherever that is now."""
+        size = self.output.stat().st_size if self.output.exists() else 0
+        if size > OUTPUT_MOST:
+            # In this order: whoever reads in between finds nothing, and not the same again.
+            os.truncate(self.output, 0)
+            self.dropped += size
+            log.info("task %s: %d MB of its output dropped", self.spec.task_id, size // 10**6)
 
     def _has_exited(self) -> bool:
         """Whether the first process has ended; it stays a zombie, so that its id stays the group's."""

@@ -76,10 +76,11 @@ test('one JSON line per request, none for health checks', async (t) => {
     requests.map(({ method, path, status }) => [method, path, status]),
     [['GET', '/', 200], ['GET', '/visits', 200], ['GET', '/nowhere', 404]],
   );
-  for (const { time, ms, task } of requests) {
+  for (const { time, ms, task, version } of requests) {
     assert.equal(new Date(time).toISOString(), time);
     assert.ok(ms >= 0);
     assert.equal(task, first.task);
+    assert.equal(version, require('../package.json').version);
   }
 });
 

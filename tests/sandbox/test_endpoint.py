@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import threading
 from datetime import UTC, datetime
 
@@ -125,6 +127,28 @@ def test_a_broken_handler_gives_an_answer_that_says_so(endpoint, caplog):
     with pytest.raises(ClientError, match="KeyError: 'missing'"):
         endpoint.client("ecs", "us-east-1").stop_task(task="t")
     assert "StopTask failed inside the sandbox" in caplog.text
+
+
+def test_a_full_disk_is_told_and_not_asked_again(endpoint):
+    asked: list[Call] = []
+
+    def write(call: Call) -> dict:
+        asked.append(call)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    endpoint.add({("ecr", "CreateRepository"): write})
+    with pytest.raises(ClientError, match=r"is full.*No space left on device") as caught:
+        learner(endpoint, "ecr").create_repository(repositoryName="app")
+    assert caught.value.response["Error"]["Code"] == "InsufficientStorage"
+    assert len(asked) == 1, "boto3 would try a common server error again"
+
+
+def test_it_knows_how_long_others_calls_took(endpoint):
+    for _ in range(3):
+        learner(endpoint, "sts").get_caller_identity()
+    endpoint.client("sts", "us-east-1").get_caller_identity()
+    (line,) = endpoint.timings()
+    assert re.fullmatch(r"sts GetCallerIdentity: 3 calls, median [\d.]+ ms, longest [\d.]+ ms", line)
 
 
 def test_what_moto_cannot_answer_is_told_in_the_services_protocol(endpoint, caplog):

@@ -26,7 +26,7 @@ class Process:
     """A task whose output a test writes."""
 
     def __init__(self, output: Path):
-        self.output, self.code = output, None
+        self.output, self.code, self.dropped = output, None, 0
         self.spec = SimpleNamespace(task_arn=ARN, region=REGION, log_group=GROUP, log_stream=STREAM)
         output.touch()
 
@@ -113,6 +113,30 @@ def test_a_long_output_is_read_in_pieces(bench: Bench, monkeypatch: pytest.Monke
     for _ in range(4):
         bench.logs.step()
     assert bench.lines() == said
+
+
+def test_what_was_dropped_before_it_was_read_is_told(bench: Bench) -> None:
+    bench.begin()
+    bench.process.say(b"first\nsec")
+    bench.logs.step()
+    bench.process.say(b"ond\nthird\n")
+    bench.process.dropped = 9 + 10  # bytes: 9 were read, 10 were not
+    bench.process.output.write_bytes(b"rest of a line\nlast\n")
+    bench.logs.step()
+    told = "[sandbox] 10 bytes of this task's output were dropped here: it writes too fast"
+    assert bench.lines() == ["first", "sec", told, "rest of a line", "last"]
+
+
+def test_what_was_dropped_after_it_was_read_is_no_loss(bench: Bench) -> None:
+    bench.begin()
+    bench.process.say(b"first\n")
+    bench.logs.step()
+    bench.process.dropped = 6
+    bench.process.output.write_bytes(b"")
+    bench.logs.step()
+    bench.process.say(b"second\n")
+    bench.logs.step()
+    assert bench.lines() == ["first", "second"]
 
 
 def test_what_was_read_long_ago_goes_once_there_is_too_much(

@@ -349,6 +349,16 @@ def test_one_starts_when_the_one_in_its_way_is_about_to_end(tmp_path):
         sandbox.stop(tmp_path)
 
 
+def test_whoever_started_one_ends_without_a_warning_while_it_goes_on(tmp_path):
+    command = [sys.executable, "-W", "error::ResourceWarning", "-c", RACER, str(tmp_path)]
+    try:
+        starter = subprocess.run(command, cwd=session.CHECKOUT, capture_output=True, text=True, timeout=60)
+        assert (starter.returncode, starter.stderr) == (0, "")
+        assert sandbox.attach(tmp_path).pid == int(starter.stdout)
+    finally:
+        sandbox.stop(tmp_path)
+
+
 def test_it_ends_when_its_state_directory_is_deleted(tmp_path):
     state = tmp_path / "state"
     here = sandbox.start(state, speed=30, runtime="process")

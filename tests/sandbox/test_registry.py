@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import io
@@ -144,6 +145,13 @@ def test_describe_images_tells_size_tags_and_aws_time(ecr, clock):
     assert image["imageManifestMediaType"] == OCI
 
 
+def test_images_are_found_by_whether_they_have_a_tag(ecr):
+    old, new = push(ecr, "old"), push(ecr, "new")
+    for status, found in (("TAGGED", [new]), ("UNTAGGED", [old]), ("ANY", [new, old])):
+        told = ecr.describe_images(repositoryName="shop", filter={"tagStatus": status})["imageDetails"]
+        assert sorted(image["imageDigest"] for image in told) == sorted(found)
+
+
 def test_the_same_image_may_have_two_tags(ecr):
     assert push(ecr, tag="v1") == push(ecr, tag="latest")
     assert sorted(described(ecr).popitem()[1]["imageTags"]) == ["latest", "v1"]
@@ -232,6 +240,171 @@ def test_a_repository_that_does_not_exist_is_told(ecr):
         with pytest.raises(ClientError, match=message) as caught:
             call()
         assert code(caught) == "RepositoryNotFoundException"
+
+
+# --- login ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_for_the_user_aws_and_ends_after_twelve_hours_of_aws_time(ecr, clock):
+    (token,) = ecr.get_authorization_token()["authorizationData"]
+    user, _, password = base64.b64decode(token["authorizationToken"]).decode().partition(":")
+    assert user == "AWS"
+    assert password
+    assert token["expiresAt"].timestamp() == clock.time() + 12 * 3600
+    assert token["proxyEndpoint"] == f"https://{SHOP.split('/')[0]}"
+
+
+# --- lifecycle policies -----------------------------------------------------------------------------------------------
+
+
+def policy(**selection) -> str:
+    selection = {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 1, **selection}
+    rule = {"rulePriority": 1, "selection": selection, "action": {"type": "expire"}}
+    return json.dumps({"rules": [rule]})
+
+
+def preview(ecr, clock, text: str | None = None, **asked) -> dict:
+    given = {"lifecyclePolicyText": text} if text else {}
+    started = ecr.start_lifecycle_policy_preview(repositoryName="shop", **given)
+    assert started["status"] == "IN_PROGRESS"
+    clock.advance(5)
+    return ecr.get_lifecycle_policy_preview(repositoryName="shop", **asked)
+
+
+def test_a_preview_tells_what_would_expire_of_the_images_that_are_there(ecr, clock):
+    old = push(ecr, "old", "v1")
+    pushed = described(ecr)[old]["imagePushedAt"]
+    clock.advance(60)
+    push(ecr, "new", "v2")
+    told = preview(ecr, clock, policy())
+    assert told["status"] == "COMPLETE"
+    assert told["summary"] == {"expiringImageTotalCount": 1}
+    assert told["previewResults"] == [
+        {
+            "imageDigest": old,
+            "imageTags": ["v1"],
+            "imagePushedAt": pushed,
+            "action": {"type": "EXPIRE"},
+            "appliedRulePriority": 1,
+            "storageClass": "STANDARD",
+        }
+    ]
+    assert len(described(ecr)) == 2, "a preview changes nothing"
+
+
+def test_a_days_rule_counts_days_of_aws_time(ecr, clock):
+    days = policy(countType="sinceImagePushed", countUnit="days", countNumber=14)
+    digest = push(ecr)
+    clock.advance(14 * 86400 - 60)
+    assert preview(ecr, clock, days)["previewResults"] == []
+    clock.advance(60)
+    (expiring,) = preview(ecr, clock, days)["previewResults"]
+    assert expiring["imageDigest"] == digest
+
+
+def test_an_untagged_image_is_told_without_tags(ecr, clock):
+    push(ecr, "old")
+    push(ecr, "new")
+    stale = policy(tagStatus="untagged", countType="sinceImagePushed", countUnit="days", countNumber=1)
+    clock.advance(2 * 86400)
+    (expiring,) = preview(ecr, clock, stale)["previewResults"]
+    assert "imageTags" not in expiring
+
+
+def test_a_preview_takes_a_while_and_is_not_kept_forever(ecr, clock):
+    ecr.start_lifecycle_policy_preview(repositoryName="shop", lifecyclePolicyText=policy())
+    told = ecr.get_lifecycle_policy_preview(repositoryName="shop")
+    assert (told["status"], told["previewResults"]) == ("IN_PROGRESS", [])
+    with pytest.raises(ClientError, match="has not completed") as caught:
+        ecr.start_lifecycle_policy_preview(repositoryName="shop", lifecyclePolicyText=policy())
+    assert code(caught) == "LifecyclePolicyPreviewInProgressException"
+    for after, status in ((5, "COMPLETE"), (86400, "EXPIRED")):
+        clock.advance(after)
+        assert ecr.get_lifecycle_policy_preview(repositoryName="shop")["status"] == status
+
+
+def test_botocores_own_waiter_ends_when_the_preview_is_complete(ecr, clock):
+    ecr.start_lifecycle_policy_preview(repositoryName="shop", lifecyclePolicyText=policy())
+    clock.advance(5)
+    ecr.get_waiter("lifecycle_policy_preview_complete").wait(repositoryName="shop")
+
+
+def test_the_repositorys_own_policy_is_previewed_when_no_other_is_given(ecr, clock):
+    with pytest.raises(ClientError) as caught:
+        ecr.start_lifecycle_policy_preview(repositoryName="shop")
+    assert code(caught) == "LifecyclePolicyNotFoundException"
+    ecr.put_lifecycle_policy(repositoryName="shop", lifecyclePolicyText=policy())
+    digest = push(ecr, "old", "v1")
+    push(ecr, "new", "v2")
+    told = preview(ecr, clock)
+    assert told["lifecyclePolicyText"] == policy()
+    assert [result["imageDigest"] for result in told["previewResults"]] == [digest]
+
+
+def test_results_come_in_pages_and_for_the_images_asked_for(ecr, clock):
+    digests = []
+    for number in range(4):
+        digests.append(push(ecr, str(number), f"v{number}"))
+        clock.advance(1)
+    preview(ecr, clock, policy())
+    pages = list(
+        ecr.get_paginator("get_lifecycle_policy_preview").paginate(
+            repositoryName="shop", PaginationConfig={"PageSize": 2}
+        )
+    )
+    assert [[result["imageDigest"] for result in page["previewResults"]] for page in pages] == [
+        digests[:2],
+        digests[2:3],
+    ]
+
+    def asked(**by) -> list[str]:
+        told = ecr.get_lifecycle_policy_preview(repositoryName="shop", **by)["previewResults"]
+        return [result["imageDigest"] for result in told]
+
+    assert asked(imageIds=[{"imageTag": "v1"}, {"imageDigest": digests[3]}]) == [digests[1]]
+    assert asked(filter={"tagStatus": "UNTAGGED"}) == []
+
+
+def test_a_repository_made_anew_knows_no_preview_of_the_old_one(ecr, clock):
+    preview(ecr, clock, policy())
+    ecr.delete_repository(repositoryName="shop", force=True)
+    with pytest.raises(ClientError) as caught:
+        ecr.get_lifecycle_policy_preview(repositoryName="shop")
+    assert code(caught) == "RepositoryNotFoundException"
+    ecr.create_repository(repositoryName="shop")
+    with pytest.raises(ClientError) as caught:
+        ecr.get_lifecycle_policy_preview(repositoryName="shop")
+    assert code(caught) == "LifecyclePolicyPreviewNotFoundException"
+
+
+def test_a_policy_that_ecr_would_refuse_is_neither_put_nor_previewed(ecr):
+    bad = policy(tagStatus="tagged")
+    for call in (ecr.put_lifecycle_policy, ecr.start_lifecycle_policy_preview):
+        with pytest.raises(ClientError, match="Must specify tagPrefixList or tagPatternList") as caught:
+            call(repositoryName="shop", lifecyclePolicyText=bad)
+        assert code(caught) == "InvalidParameterException"
+    with pytest.raises(ClientError) as caught:
+        ecr.get_lifecycle_policy(repositoryName="shop")
+    assert code(caught) == "LifecyclePolicyNotFoundException"
+
+
+def test_a_policy_is_kept_and_nothing_expires_by_it(ecr, clock):
+    push(ecr, "old", "v1")
+    push(ecr, "new", "v2")
+    ecr.put_lifecycle_policy(repositoryName="shop", lifecyclePolicyText=policy())
+    clock.advance(3 * 86400)
+    assert len(described(ecr)) == 2
+    kept = ecr.get_lifecycle_policy(repositoryName="shop")
+    assert (kept["lifecyclePolicyText"], kept["lastEvaluatedAt"].timestamp()) == (policy(), 0)
+
+
+def test_moto_does_not_preview_itself(endpoint, ecr):
+    """When it does, look whether the handlers here are still wanted."""
+    for operation in ("StartLifecyclePolicyPreview", "GetLifecyclePolicyPreview"):
+        del endpoint.handlers["ecr", operation]
+    with pytest.raises(ClientError) as caught:
+        ecr.start_lifecycle_policy_preview(repositoryName="shop", lifecyclePolicyText=policy())
+    assert code(caught) == "NotImplemented"
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------

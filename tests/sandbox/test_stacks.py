@@ -537,6 +537,16 @@ def test_deleting_a_stack_that_is_being_created(busy):
     assert busy.there == {}
 
 
+LOST = f"""\
+Resources:
+  A:
+    Type: {PARAMETER}
+Outputs:
+  O:
+    Value: !Ref Gone
+"""
+
+
 # --- what a caller is told ----------------------------------------------------------------------------------------
 
 
@@ -566,6 +576,27 @@ def test_deleting_a_stack_that_is_being_created(busy):
             f"AWS has AWS::Lambda::Function, but the sandbox does not support it; it supports {ROLE}, {GROUP}, {PARAMETER}",
         ),
         ("ValidateTemplate", {"TemplateBody": " " * 60000}, "less than or equal to 51200"),
+        ("ValidateTemplate", {"TemplateBody": "a:\n b: c: d"}, "YAML not well-formed. (line 2, column 6)"),
+        *(
+            (
+                operation,
+                {"StackName": "y", "TemplateBody": LOST} | more,
+                "[Gone] in the Outputs block of the template (line 6)",
+            )
+            for operation, more in (
+                ("ValidateTemplate", {}),
+                ("CreateStack", {}),
+                ("CreateChangeSet", {"ChangeSetName": "c", "ChangeSetType": "CREATE"}),
+            )
+        ),
+        (
+            "CreateStack",
+            {
+                "StackName": "y",
+                "TemplateBody": f"Resources:\n  A:\n    Type: {PARAMETER}\n    DependsOn: [B, C]\n",
+            },
+            "[B, C] in the Resources block of the template (B: line 4, C: line 4)",
+        ),
         (
             "CreateChangeSet",
             {"StackName": "x", "ChangeSetName": "c", "ChangeSetType": "IMPORT"},

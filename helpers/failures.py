@@ -1,0 +1,126 @@
+"""Why a service's tasks failed: reasons, exit codes and last log lines, read while AWS still has them.
+
+A stack that rolls back deletes the service that failed, and with a first deployment its log group: `Witness` looks
+while the deployment goes on, and remembers.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from helpers.errors import TutorialError
+from helpers.services import Service, client
+
+LAST = 20  # log lines: of an error that nobody catches Node.js writes about as many
+LOOKS = 8  # at a task's log, whose last lines arrive a little after its end
+NO_FAILURE = "Scaling activity initiated by"  # the scheduler stops a task that is not wanted any more
+TELLING = ("unhealthy", "unable to", "failed")  # words of the service events that say what went wrong
+
+
+@dataclass(frozen=True)
+class FailedTask:
+    """A task that ended though it should run. `lines`: the last of its log; `log`: where that is, "" for none."""
+
+    task: str
+    reason: str
+    exit_code: int | None
+    log: str = ""
+    lines: tuple[str, ...] = ()
+
+    def told(self, failed: int = 1) -> list[str]:
+        """As lines of a message; `failed` tasks did in all."""
+        code = "" if self.exit_code is None else f" (exit code {self.exit_code})"
+        first = f"task {self.task}" if failed == 1 else f"{failed} tasks failed, the last one is {self.task}"
+        said = [f"{first}: {self.reason.rstrip('.')}{code}."]
+        if self.lines:
+            return [*said, f"its last log lines, in {self.log}:", *(f"    {line}" for line in self.lines)]
+        return [*said, f"its log, in {self.log}, is empty."] if self.log else said
+
+
+class Witness:
+    """Looks at a service's failures since an AWS time, as often as it is asked to."""
+
+    def __init__(self, service: Service, since: datetime | None = None):
+        self.service, self.since = service, since
+        self._failed: dict[str, FailedTask] = {}
+        self._looks: dict[str, int] = {}
+        self._events: list[str] = []
+
+    def look(self) -> None:
+        """Takes in what is there; nothing when the service is gone."""
+        try:
+            tasks = self.service.stopped_tasks()
+            events = self.service.record["events"]
+        except TutorialError:
+            return
+        except ClientError as error:
+            if not _is_gone(error):
+                raise
+            return
+        new = [task for task in tasks if self._is_new(task["createdAt"]) and is_failure(task)]
+        for task in new:
+            arn, kept = task["taskArn"], self._failed.get(task["taskArn"])
+            self._looks[arn] = looks = self._looks.get(arn, 0) + 1
+            if kept is None or looks <= LOOKS:
+                seen = failed_task(task)
+                self._failed[arn] = seen if seen.lines or kept is None else kept
+        said = [event["message"] for event in events if self._is_new(event["createdAt"])]
+        telling = [message for message in said if any(word in message for word in TELLING)]
+        # Newest first; of those that differ in the task alone the newest is enough.
+        alike = {re.sub(r"\(task \w+\)", "", message): message for message in reversed(telling)}
+        self._events = list(alike.values())[::-1][:3]
+
+    def tells(self) -> list[str]:
+        """What was seen, as lines of a message."""
+        failed = list(self._failed.values())
+        best = [one for one in failed if one.lines] or failed
+        lines = best[-1].told(len(failed)) if best else []
+        return lines + [f"event: {message}" for message in self._events]
+
+    def _is_new(self, moment: datetime) -> bool:
+        return self.since is None or moment >= self.since
+
+
+def is_failure(task: dict[str, Any]) -> bool:
+    """Whether a stopped task, as describe_tasks has it, ended though nobody wanted it to."""
+    wanted = task.get("stopCode") == "UserInitiated"
+    return not wanted and not task.get("stoppedReason", "").startswith(NO_FAILURE)
+
+
+def failed_task(task: dict[str, Any]) -> FailedTask:
+    """A stopped task with the last lines of its log."""
+    container = next(iter(task.get("containers", [])), {})
+    reason = container.get("reason") or task.get("stoppedReason", "")
+    log, lines = _last_words(task)
+    name = task["taskArn"].rsplit("/", 1)[-1]
+    return FailedTask(name[:8], reason, container.get("exitCode"), log, lines)
+
+
+def _last_words(task: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """(where a task's log is, its last lines); the first is "" when its definition names no log group."""
+    try:
+        definition = client("ecs").describe_task_definition(taskDefinition=task["taskDefinitionArn"])
+        for container in definition["taskDefinition"]["containerDefinitions"]:
+            configuration = container.get("logConfiguration", {})
+            options = configuration.get("options", {})
+            if configuration.get("logDriver") == "awslogs" and "awslogs-stream-prefix" in options:
+                group, task_id = options["awslogs-group"], task["taskArn"].rsplit("/", 1)[-1]
+                stream = f"{options['awslogs-stream-prefix']}/{container['name']}/{task_id}"
+                answer = client("logs").get_log_events(logGroupName=group, logStreamName=stream, limit=LAST)
+                return group, tuple(event["message"] for event in answer["events"])
+    except ClientError as error:
+        if not _is_gone(error):
+            return "CloudWatch Logs", (f"(not readable: {error.response['Error']['Code']})",)
+    return "", ()
+
+
+def _is_gone(error: ClientError) -> bool:
+    code = error.response["Error"]["Code"]
+    return (
+        "NotFound" in code or "NotActive" in code or code == "ClientException"
+    )  # a revision that is not there

@@ -1,0 +1,59 @@
+"""`answered`: who answered a load's requests, from the lines that the app itself wrote to CloudWatch Logs."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from helpers.services import pages, polls
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from helpers.report import Report
+
+PATTERN = '{ $.path = "/" }'
+LATE = 2.0  # AWS minutes that a line may come after its request
+LAST = 0.5  # real seconds for which a load's last answers are waited for
+COLUMNS = ["time", "task", "version", "path", "status", "ms"]
+
+
+def answered(log_group: str, report: Report) -> DataFrame:
+    """A line per page that a load was served, oldest first: its AWS time, and what the app wrote about it.
+
+    Of an app that logs JSON with these names. Waits at most LATE AWS minutes for as many lines as were served.
+    """
+    from pandas import DataFrame
+
+    end = report.end + timedelta(seconds=LAST * report.speed)
+    rows: list[dict] = []
+    for _ in polls(LATE):
+        lines = _lines(log_group, report.start, end + timedelta(minutes=LATE))
+        timed = [line | {"time": report.clock.at(_real_time(line))} for line in lines]
+        rows = [line for line in timed if report.start <= line["time"] <= end]
+        if len(rows) >= report.served:
+            break
+    return DataFrame(rows, columns=COLUMNS).sort_values("time", ignore_index=True)
+
+
+def _real_time(line: dict) -> float:
+    """By the app's own clock, which knows no AWS time. CloudWatch's own is when the line came, a moment later."""
+    return datetime.fromisoformat(line["time"]).timestamp()
+
+
+def _lines(log_group: str, start: datetime, end: datetime) -> list[dict]:
+    found = pages(
+        "logs",
+        "filter_log_events",
+        "events",
+        logGroupName=log_group,
+        filterPattern=PATTERN,
+        startTime=_milliseconds(start),
+        endTime=_milliseconds(end),
+    )
+    return [json.loads(event["message"]) for event in found]
+
+
+def _milliseconds(time: datetime) -> int:
+    return round(time.timestamp() * 1000)

@@ -1,0 +1,164 @@
+"""For each check of each notebook, what must make it fail: names to override before its cell is run again.
+
+`SimpleNamespace` and `pandas` are there. A claim that is an expression is keyed by the first text in it.
+"""
+
+from __future__ import annotations
+
+SABOTAGES: dict[str, dict[str, str]] = {
+    "00": {
+        "The app answers its health check": """
+urlopen = lambda *_, **__: SimpleNamespace(status=500)
+""",
+        "One process saturates: latency multiplies, and much of what was asked for is not served": """
+report = SimpleNamespace(during=lambda _: SimpleNamespace(p95=20.0, rate=99.0))
+""",
+        "A killed process stays dead: nothing here starts it again": """
+outcome = "HTTP 200"
+""",
+    },
+    "01": {
+        "Everything that the course needs is on this machine": """
+machine = SimpleNamespace(ready=False, missing=["Node.js"])
+""",
+        "Calls from this notebook reach the sandbox and no account of anybody": """
+stranger = SimpleNamespace(get_caller_identity=lambda: {"Account": "999999999999"})
+boto3 = SimpleNamespace(client=lambda name: stranger)
+""",
+        "In namespaces of its own, where they can be made, a process is number 1 and sees no other": """
+views = SimpleNamespace(skipped="", inside={"process id": 7, "processes it sees": 30})
+""",
+    },
+    "02": {
+        "The good file has every answer that one wants, and hadolint saw one fault of the obvious one": """
+good = obvious
+""",
+        "The .dockerignore keeps files out of the image": """
+what_goes_in = lambda app_dir: pandas.DataFrame({"files": [0]}, index=["left out by .dockerignore"])
+""",
+        "Under npm the request is lost; under node it is answered": """
+stop_during_a_request = lambda app: SimpleNamespace(answered=False, exit_code=143)
+""",
+    },
+    "03": {
+        "It listens on the port that it is told, is healthy, and logs one line per request": """
+health = 500
+""",
+        "A request in flight is answered before the app leaves": """
+stop_during_a_request = lambda app: SimpleNamespace(answered=False, outcome="no answer", exit_code=143)
+""",
+        "Each way to fail has its own exit code, and a reason": """
+try_app = lambda app_dir, **_: SimpleNamespace(exit_code=0, out_of_memory=False, log="")
+""",
+    },
+    "04": {
+        "The repository is in this region, and its tags cannot be moved": """
+repository = repository | {"imageTagMutability": "MUTABLE"}
+""",
+        "By this policy nothing would expire": """
+ecr = SimpleNamespace(
+    start_lifecycle_policy_preview=lambda **_: None,
+    get_waiter=lambda name: SimpleNamespace(wait=lambda **_: None),
+    get_lifecycle_policy_preview=lambda **_: {"status": "COMPLETE", "summary": {"expiringImageTotalCount": 3}},
+)
+""",
+        "The repository has the policy": """
+ecr = SimpleNamespace(
+    put_lifecycle_policy=lambda **_: {"lifecyclePolicyText": policy},
+    get_lifecycle_policy=lambda **_: {"lifecyclePolicyText": "another"},
+)
+""",
+    },
+    "05": {
+        "The digest is the hash of the manifest, here and in the registry": """
+image = SimpleNamespace(digest="sha256:another")
+""",
+        "Another content has another digest, and cannot have this tag": """
+refusal = "no refusal"
+""",
+        "The image that you deploy next would be gone": """
+image = SimpleNamespace(digest="sha256:another")
+""",
+    },
+    "06": {
+        "The image is in the registry, and its tag will stay with it": """
+newest = newest | {"imageTags": []}
+""",
+        "The task definition names this very image and fits Fargate": """
+image_uri = "another"
+""",
+        "Execution role and task role are two roles": """
+task_definition = task_definition | {"taskRoleArn": task_definition["executionRoleArn"]}
+""",
+    },
+    "07": {
+        "There are subnets in at least two availability zones": """
+subnets = subnets[:1]
+""",
+        "Two different tasks answered": """
+answers = answers[:1]
+""",
+        "Both targets are healthy, in two zones": """
+app = SimpleNamespace(targets=pandas.DataFrame({"state": ["healthy", "unhealthy"]}), tasks=app.tasks)
+""",
+        "The service replaced the task by itself": """
+before = ecs.list_tasks(**place)["taskArns"]
+""",
+    },
+    "08": {
+        "The service kept its tasks through the change": """
+app = SimpleNamespace(counts=lambda: {"running": 1, "desired": 2})
+""",
+        "The service may have between two and ten tasks": """
+too_few = {"ScalableTargets": [{"MinCapacity": 1, "MaxCapacity": 10}]}
+autoscaling = SimpleNamespace(describe_scalable_targets=lambda **_: too_few)
+""",
+        "Three minutes above 50 % scale out, fifteen below 45 % scale in": """
+alarms = [alarm | {"Threshold": 70.0} for alarm in alarms]
+""",
+        "AlarmLow is in ALARM, and nothing happens: the service is at its minimum": """
+quiet = pandas.DataFrame({"alarm": ["AlarmHigh", "AlarmLow"], "state": ["OK", "OK"]})
+app = SimpleNamespace(alarms=quiet, counts=app.counts)
+""",
+    },
+    "09": {
+        "Two tasks keep two counts, and neither is yours": """
+ask = lambda path: {"task": "one", "visits": 1}
+""",
+        "A task was stopped and replaced, and no visitor noticed": """
+stopped = SimpleNamespace(failed=1, requests=100)
+""",
+        "A task was killed and replaced, at the cost of a few requests at most": """
+killed = SimpleNamespace(failed=50, requests=100)
+""",
+        "One line in one stream tells of this request: that of the task which answered": """
+found = found + found
+""",
+        "A new version went out and was taken back, and no request failed": """
+old_version = "0.0.1"
+""",
+        "The old version answers everywhere, and only its image is kept": """
+old_version = "0.0.1"
+""",
+    },
+    "10": {
+        "Two tasks were saturated, and none of their requests failed": """
+two_tasks = 399.0
+""",
+        "No request failed, while tasks came and went": """
+test = SimpleNamespace(served=1000, failed=1)
+""",
+        "The service scaled out, and p95 is at least five times lower with the new tasks": """
+activities = lambda *_: []
+""",
+        "When settled, there are enough tasks and not far too many: CPU is near its target of 50 %": """
+scaling = scaling.assign(value=90.0)
+""",
+        "One process of the same size serves a fraction of it, slowly": """
+one = after
+""",
+        "Nothing is left": """
+left_over = lambda name: ["stack: left"]
+""",
+    },
+}

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from botocore.exceptions import ClientError
+
+from helpers.failures import LOOKS, Witness, failed_task, is_failure
+from helpers.services import Service
+from tests import shop
+from tests.answers import Answers, aws
+from tests.story import START
+
+__all__ = ["aws"]
+
+
+def refused(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "no"}}, "Operation")
+
+
+def test_a_failed_task_tells_its_reason_exit_code_and_last_lines(aws: Answers):
+    shop.open_shop(aws)
+    assert failed_task(shop.stopped()).told(3) == [
+        "3 tasks failed, the last one is 00000000: Essential container in task exited (exit code 1).",
+        "its last log lines, in /ecs/shop:",
+        "    starting",
+        "    Error: no DATABASE_URL",
+    ]
+    asked = aws.calls[-1][2]
+    assert asked["logStreamName"] == f"ecs/app/{9:032x}"
+    assert not asked.get("startFromHead"), "the last lines, not the first"
+
+
+def test_the_containers_own_reason_says_more_than_the_tasks(aws: Answers):
+    shop.open_shop(aws)
+    container = {"name": "app", "exitCode": 137, "reason": "OutOfMemoryError: killed"}
+    (first, *_) = failed_task(shop.stopped() | {"containers": [container]}).told()
+    assert first == "task 00000000: OutOfMemoryError: killed (exit code 137)."
+
+
+@pytest.mark.parametrize(
+    ("answer", "last"),
+    [
+        ({"events": []}, "its log, in /ecs/shop, is empty."),
+        (
+            refused("ResourceNotFoundException"),
+            "task 00000000: Essential container in task exited (exit code 1).",
+        ),
+        (refused("AccessDeniedException"), "    (not readable: AccessDeniedException)"),
+    ],
+)
+def test_without_log_lines_the_rest_is_told(aws: Answers, answer, last):
+    shop.open_shop(aws)
+    aws["logs", "GetLogEvents"] = answer
+    assert failed_task(shop.stopped()).told()[-1] == last
+
+
+def test_without_a_log_configuration_the_rest_is_told(aws: Answers):
+    shop.open_shop(aws)
+    plain = {"containerDefinitions": [{"name": "app"}]}
+    aws["ecs", "DescribeTaskDefinition"] = {"taskDefinition": plain}
+    assert len(failed_task(shop.stopped()).told()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "failure"),
+    [
+        ({}, True),
+        ({"stopCode": "TaskFailedToStart", "stoppedReason": "CannotPullContainerError: no"}, True),
+        ({"stopCode": "UserInitiated", "stoppedReason": "by hand"}, False),
+        ({"stopCode": "ServiceSchedulerInitiated", "stoppedReason": "Task failed ELB health checks"}, True),
+        (
+            {"stopCode": "ServiceSchedulerInitiated", "stoppedReason": "Scaling activity initiated by x"},
+            False,
+        ),
+    ],
+)
+def test_a_task_that_was_to_end_is_no_failure(fields, failure):
+    assert is_failure(shop.stopped() | fields) is failure
+
+
+def test_a_witness_remembers_what_is_gone_and_waits_for_late_lines(aws: Answers):
+    shop.open_shop(aws)
+    looks = iter([{"events": []}, {"events": [{"message": "at last"}]}])
+    aws["logs", "GetLogEvents"] = lambda asked: next(looks, refused("ResourceNotFoundException"))
+    witness = Witness(Service("shop", "shop"))
+    for _ in range(4):
+        witness.look()
+    aws["ecs", "ListTasks"] = refused("ClusterNotFoundException")
+    witness.look()
+    assert witness.tells()[-1] == "    at last"
+
+
+def test_a_witness_does_not_read_a_log_for_ever(aws: Answers):
+    shop.open_shop(aws)
+    witness = Witness(Service("shop", "shop"))
+    for _ in range(3 * LOOKS):
+        witness.look()
+    assert sum(call[1] == "GetLogEvents" for call in aws.calls) == LOOKS
+
+
+def test_a_witness_passes_over_what_was_before(aws: Answers):
+    shop.open_shop(aws)
+    witness = Witness(Service("shop", "shop"), since=START + timedelta(minutes=1))
+    witness.look()
+    assert witness.tells() == []
+
+
+def test_a_refusal_is_not_taken_for_a_service_that_is_gone(aws: Answers):
+    shop.open_shop(aws)
+    aws["ecs", "ListTasks"] = refused("AccessDeniedException")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        Witness(Service("shop", "shop")).look()
