@@ -33,7 +33,7 @@ views = SimpleNamespace(skipped="", inside={"process id": 7, "processes it sees"
         "The good file has every answer that one wants, and hadolint saw one fault of the obvious one": """
 good = obvious
 """,
-        "The .dockerignore keeps files out of the image": """
+        ".dockerignore keeps files out": """
 what_goes_in = lambda app_dir: pandas.DataFrame({"files": [0]}, index=["left out by .dockerignore"])
 """,
         "Under npm the request is lost; under node it is answered": """
