@@ -95,8 +95,10 @@ def learner(folder: Path, checkout: Path, *arguments: str) -> Iterator[Jupyter]:
         started.wait_until_up()
         yield started
     finally:
-        started.end()
-        session.stop(Path(own["SANDBOX_STATE"]))
+        try:
+            started.end()
+        finally:
+            session.stop(Path(own["SANDBOX_STATE"]))
 
 
 @pytest.fixture(scope="module")
