@@ -236,10 +236,13 @@ class Group:
             self._children_at = now + CHILDREN
             self.cpu.meet_children()
         was, ns = self.bucket.stopped, self.cpu.read()
-        stopped = self.bucket.account(now - self._read_at, (ns - self._read_ns) / 1e9)
+        used = ns - self._read_ns
+        stopped = self.bucket.account(now - self._read_at, used / 1e9)
         self._read_at, self._read_ns = now, ns
         self.due = self.bucket.look_again(now)
-        return stopped == was or self.signal(signal.SIGSTOP if stopped else signal.SIGCONT)
+        # Who stands still uses nothing: a stopped group that did was continued by somebody else, as a task's stop does.
+        as_it_was = stopped == was and not (stopped and used)
+        return as_it_was or self.signal(signal.SIGSTOP if stopped else signal.SIGCONT)
 
 
 class Keeper:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.sandbox.fargate.host import DEBT, PERIOD, Bucket, Group, GroupCpu, Host, processes, started
+from tests.waiting import until
 
 BURN = "while True: pass"
 SLEEP = "import time; time.sleep(600)"
@@ -24,13 +25,6 @@ ROOT = Path(__file__).parents[2]
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-I", "-c", code]
-
-
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not within the time allowed"
-        time.sleep(0.01)
 
 
 def waited(pid: int) -> float:
@@ -140,6 +134,22 @@ def test_children_share_their_tasks_limit(host: Host) -> None:
     begin, before = time.monotonic(), host.cpu_seconds(task.pid)
     time.sleep(2.0)
     assert host.cpu_seconds(task.pid) - before <= 0.25 * (time.monotonic() - begin) * 1.05
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads a process's state in /proc")
+def test_a_task_that_somebody_continued_is_held_all_the_same(host: Host) -> None:
+    """As `stop` does, so that SIGTERM arrives: what follows must not run free."""
+    task = host.spawn(python(BURN), vcpu=0.25)
+
+    def stands() -> bool:
+        return Path(f"/proc/{task.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+    for _ in range(3):
+        until(stands)
+        os.killpg(task.pid, signal.SIGCONT)
+    begin, before = time.monotonic(), host.cpu_seconds(task.pid)
+    time.sleep(1.0)
+    assert host.cpu_seconds(task.pid) - before <= 0.25 * (time.monotonic() - begin) + PERIOD
 
 
 def test_a_task_at_half_its_limit_is_not_disturbed(host: Host, tmp_path: Path) -> None:
