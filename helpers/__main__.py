@@ -100,7 +100,8 @@ def download(folder: str) -> None:
 def run(notebooks, parameters, speed, keep, write, target) -> None:
     """Execute NOTEBOOKS ("07", a name or a path; all, in order, unless told) in a private sandbox.
 
-    Leaves runs/latest/: the executed notebooks, summary.json, the load test's scaling.csv and scaling.png.
+    Leaves a folder in runs/, to which runs/latest leads until the next run: the executed notebooks, summary.json,
+    the load test's scaling.csv and scaling.png.
     """
     from helpers import run as runner
 
@@ -140,16 +141,21 @@ def test(pytest_arguments) -> None:
 @click.argument("jupyter_arguments", nargs=-1, type=click.UNPROCESSED)
 def lab_command(work: Path, jupyter_arguments: tuple[str, ...]) -> None:
     """Open JupyterLab on your own copies of the notebooks; JUPYTER_ARGUMENTS such as --no-browser go to it."""
-    from helpers import lab, session
+    from helpers import jupyter, session
 
-    for line in lab.prepare(work):
+    for line in jupyter.prepare(work):
         click.echo(line)
-    if address := lab.running(work):
+    if address := jupyter.running(work):
         click.echo(f"JupyterLab is up already: {address}")
+        if speed := os.environ.get("SANDBOX_SPEED"):
+            click.echo(
+                f"It keeps the settings that it was started with; SANDBOX_SPEED={speed} does not reach it. To end it: "
+                "File > Shut Down in JupyterLab, or Ctrl-C where it was started. Then run this again."
+            )
         if "--no-browser" not in jupyter_arguments:
             webbrowser.open(address)
         return
-    command = lab.command(work, jupyter_arguments)
+    command = jupyter.command(work, jupyter_arguments)
     try:
         status = _finish(subprocess.Popen(command, cwd=ROOT, env=inside(Path(sys.prefix))))
     except KeyboardInterrupt:
@@ -193,6 +199,7 @@ def status(region: str) -> None:
     """Show services, tasks, targets, alarms and the AWS time of the sandbox that is up."""
     from helpers import session, status
 
+    session.check_region(region)
     running = session.attach()
     if running is None:
         raise TutorialError(
@@ -225,7 +232,7 @@ def clean(everything: bool) -> None:
     for state in {ROOT / ".sandbox", *(path.parent for path in ROOT.glob("runs/*/sandbox/state.json"))}:
         if session.stop(state):
             click.echo(f"stopped the sandbox of {state.relative_to(ROOT)}")
-    remove_made(ROOT, everything)
+    click.echo(remove_made(ROOT, everything))
 
 
 def value_of(text: str) -> object:

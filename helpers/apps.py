@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, IncompleteRead
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ STILL = 0.5  # so long without CPU, and an app that began with a request waits f
 WATCH = 0.05  # between two looks at an app that no cell looks at
 AT_WORK = 0.02  # CPU seconds since a request, far more than it takes to accept one
 MIB = 2**20
+VCPU = (0.01, 16, "vCPU, such as 0.25")  # at most what the largest task on Fargate has; so the next
+MEMORY = (1, 122_880, "MiB, a whole number such as 512")
+STOP = (0, 3600, "real seconds, such as 30")
 _running: App | None = None
 
 
@@ -84,6 +88,7 @@ class App:
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """End it as ECS and `docker stop` do: SIGTERM to its first process, SIGKILL to all that is left after `timeout`
         real seconds. Returns when it is gone."""
+        _check_number("timeout", timeout, Real, *STOP)
         self._process.stop(timeout)
         self._until_gone(timeout + DIES_WITHIN)
 
@@ -139,9 +144,13 @@ def run_app(
     from helpers.images import start_command
 
     app, words = start_command(app_dir, command)
-    if _running is not None:
-        _running.kill()
-    settings = {name: str(value) for name, value in (environment or {}).items()}
+    _check_number("vcpu", vcpu, Real, *VCPU)
+    _check_number("memory", memory, Integral, *MEMORY)
+    settings = _settings(environment)
+    last, _running = _running, None
+    with suppress(Exception):  # whatever is wrong with that one is no reason not to start another
+        if last is not None:
+            last.kill()
     process = session.run_process(app, words, vcpu=vcpu, memory=memory, environment=settings)
     _running = started = App(
         process, vcpu, memory
@@ -156,6 +165,35 @@ def try_app(app_dir: str | Path, **settings: Any) -> App:
         return run_app(app_dir, **settings)
     except AppNotStarted as told:
         return told.app
+
+
+def _check_number(
+    name: str, value: object, kind: type[Real | Integral], low: float, high: float, unit: str
+) -> None:
+    """TutorialError when it is not a number of that kind, from `low` to `high`."""
+    if isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high:
+        return
+    raise TutorialError(
+        f"{name} cannot be that.",
+        seen=f"{name}={value!r:.80}",
+        next=f"Say a number from {low:g} to {high:,}, in {unit}; without quotation marks.",
+    )
+
+
+def _settings(environment: object) -> dict[str, str]:
+    """An app's environment; a value may be a number."""
+    given = {} if environment is None else environment
+    if isinstance(given, Mapping):
+        settings = {name: str(value) for name, value in given.items()}
+        if all(isinstance(name, str) and name and "=" not in name for name in settings) and not any(
+            "\0" in text for text in (*settings, *settings.values())
+        ):
+            return settings
+    raise TutorialError(
+        "An environment is a name and a value for each variable.",
+        seen=f"environment={environment!r:.80}",
+        next='Say environment={"WORK_MS": "200"}.',
+    )
 
 
 def _not_there(app: App, error: Exception) -> TutorialError:
@@ -247,6 +285,13 @@ def stop_during_a_request(app: App, path: str = "/", *, timeout: float = STOP_TI
     As `App.stop`: SIGTERM, and SIGKILL after `timeout` real seconds. TutorialError when the request is over before
     that: `path` must take longer than about 20 ms of CPU time, or wait for something.
     """
+    if not isinstance(app, App):
+        raise TutorialError(
+            "There is no app to stop in that.",
+            seen=f"{app!r:.80}",
+            next="Give it what run_app returns: stop_during_a_request(run_app(app_dir)).",
+        )
+    _check_number("timeout", timeout, Real, *STOP)
     try:
         request = _Request(app, path)
     except OSError as error:

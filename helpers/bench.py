@@ -10,12 +10,10 @@ import ast
 import json
 import os
 import re
-import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from statistics import median
@@ -25,6 +23,7 @@ import psutil
 from nbformat import NotebookNode
 
 from helpers import run, session
+from helpers.checkup import cores
 from helpers.errors import TutorialError
 
 Say = Callable[[str], None]
@@ -50,14 +49,15 @@ TOOK = re.compile(r"took: (\S+) (\S+): (\d+) calls, median ([\d.]+) ms, longest 
 
 def bench(say: Say, result: Path = RESULT) -> int:
     """Measure everything, a table for each part; the exit status."""
-    measured: dict[str, Any] = {"cores": _cores(), "goals": GOALS}
+    measured: dict[str, Any] = {"cores": cores(), "goals": GOALS}
     failed = []
     for name, part in (("journey", journey), ("sandbox", alone)):
         try:
             measured |= part(say)
-        except TutorialError as problem:
+        except session.mishaps() as problem:
             failed.append(name)
-            say(f"{name} could not be measured. {problem}")
+            kind = "" if isinstance(problem, TutorialError) else f"{type(problem).__name__}: "
+            say(f"{name} could not be measured. {kind}{problem}")
     result.parent.mkdir(exist_ok=True)
     result.write_text(json.dumps(measured, indent=2) + "\n")
     for line in summary(measured):
@@ -71,7 +71,7 @@ def bench(say: Say, result: Path = RESULT) -> int:
 
 def journey(say: Say) -> dict[str, Any]:
     """All notebooks, as `run` executes them: where the time goes, and what each AWS call took."""
-    say(f"The whole journey, on {_cores()} cores:")
+    say(f"The whole journey, on {cores()} cores:")
     began = time.monotonic()
     status = run.run(say=lambda text: say(text.rstrip("\n")) if text.strip() else None)
     total = time.monotonic() - began
@@ -148,7 +148,8 @@ def timings(log: str) -> list[dict[str, Any]]:
 def alone(say: Say) -> dict[str, Any]:
     """A sandbox from nothing: its first answer, catching up, its own CPU with two tasks, its load balancer."""
     measured: dict[str, Any] = {}
-    with _sandbox() as lab:
+    with session.private("bench-"):
+        lab = _Lab()
         measured["first_answer_seconds"] = lab.first_answer
         say(f"first answer after a start: {lab.first_answer:.2f} s")
         began = time.monotonic()
@@ -178,24 +179,6 @@ class _Lab:
         return getattr(self.lab, name)
 
 
-@contextmanager
-def _sandbox() -> Iterator[Any]:
-    """A sandbox of its own; the environment afterwards is what it was."""
-    run.RUNS.mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=run.RUNS))
-    state = folder / "sandbox"  # where `clean` looks, should this process be killed
-    before = dict(os.environ)
-    os.environ["SANDBOX_STATE"] = str(state)
-    os.environ.pop("SANDBOX_SPEED", None)
-    try:
-        yield _Lab()
-    finally:
-        session.stop(state)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def idle(region: int, seconds: float) -> dict[str, float]:
     """The CPU that the sandbox's own processes use, without its tasks: percent of one core over so many seconds."""
     parts = _own_processes(psutil.Process(region))
@@ -210,10 +193,11 @@ def idle(region: int, seconds: float) -> dict[str, float]:
 def _own_processes(region: psutil.Process) -> dict[str, psutil.Process]:
     own = {"region": region}
     for child in region.children(recursive=True):
-        if "envoy" in child.name():
-            own["envoy"] = child
-        elif any(word.endswith("host.py") for word in child.cmdline()):
-            own["host"] = child
+        with suppress(psutil.NoSuchProcess):  # some only tell their version, and are gone
+            if "envoy" in child.name():
+                own["envoy"] = child
+            elif any(word.endswith("host.py") for word in child.cmdline()):
+                own["host"] = child
     return own
 
 
@@ -391,7 +375,3 @@ def _balancer_line(found: dict[str, Any]) -> str:
         f"answers a second: {found['balancer_per_second']:,} through the balancer, {found['direct_per_second']:,} direct, "
         f"a share of {found['share']:.2f}; {found['failed']} failed"
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,6 @@
 """`check`: a claim, what was seen, and what to do when it does not hold.
 
-A passed check is one line of plain text. Beside it the notebook's JSON keeps a mark in the output's metadata,
+A passed check is a line of plain text. Beside it the notebook's JSON keeps a mark in the output's metadata,
 which no reader sees, so that the checks of an executed notebook can be counted.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from helpers.display import wrap
 from helpers.errors import CheckFailed
 
 MARK = "tutorial_check"
@@ -39,7 +40,7 @@ def _outputs(notebook: dict) -> Iterator[dict]:
 
 
 def _show(says: str, seen: str) -> None:
-    line = f"✓ {says} (seen: {seen})"
+    line = wrap(f"✓ {says} (seen: {seen})")
     if not in_notebook():
         print(line)
         return

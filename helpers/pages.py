@@ -6,6 +6,7 @@ notebook. Links in it lead to the app's own address, in a new tab.
 
 from __future__ import annotations
 
+import http.client
 import re
 import urllib.error
 import urllib.request
@@ -69,11 +70,13 @@ def page(url: str) -> Page:
         raise TutorialError("page() wants an http:// address.", seen=url, next='Use outputs["Url"].')
     request = urllib.request.Request(url, headers={"Accept": ACCEPT})
     try:
-        with urllib.request.urlopen(request, timeout=ANSWERS_WITHIN) as answer:
-            return _page(url, answer)
-    except urllib.error.HTTPError as answer:
-        with answer:
-            return _page(url, answer)
+        return _ask(url, request)
+    except http.client.HTTPException as error:
+        raise TutorialError(
+            f"There was no whole answer from {url}.",
+            seen=f"{type(error).__name__}: {error}",
+            next="Ask again. If that is how it stays, read what the app wrote: does a task end in the middle?",
+        ) from None
     except OSError as error:
         raise TutorialError(
             f"Nobody answers at {url}.",
@@ -82,10 +85,21 @@ def page(url: str) -> Page:
         ) from None
 
 
+def _ask(url: str, request: urllib.request.Request) -> Page:
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWERS_WITHIN) as answer:
+            return _page(url, answer)
+    except urllib.error.HTTPError as answer:
+        with answer:
+            return _page(url, answer)
+
+
 def _page(url: str, answer: urllib.response.addinfourl) -> Page:
     kind = answer.headers.get_content_type()
     letters = answer.headers.get_content_charset() or "utf-8"
     body = answer.read(MOST_BYTES)
+    if answer.length and len(body) < MOST_BYTES:
+        raise http.client.IncompleteRead(body, answer.length)
     try:
         text = body.decode(letters, "replace")
     except LookupError:  # a character set that nobody knows

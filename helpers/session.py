@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import shutil
 import sys
-from collections.abc import Mapping
+import tempfile
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
 from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers import sandbox
+from helpers import display, sandbox
 from helpers.errors import SandboxGone, SetupError, TutorialError
 
 if TYPE_CHECKING:
@@ -22,6 +28,10 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NAME = "cool-nodejs-app"  # the article's
+# What the templates' parameter Name allows; said here, before anything is made under the name.
+NAME_PATTERN = re.compile(r"(?!internal-)[a-z][a-z0-9]*(-[a-z0-9]+)*")
+NAME_LENGTH = (2, 24)
+NAME_RULE = "2 to 24 characters, lower-case words joined by single hyphens, not starting with internal-"
 REGION = "us-east-1"
 SPEED = 30.0  # AWS seconds in a real second
 GO_ON = (
@@ -95,13 +105,15 @@ class Lab:
     def __repr__(self) -> str:
         from helpers import costs
 
-        return "\n".join(
-            (
-                f"{self.name} in {self.region}, on the sandbox on this machine. No AWS account is used, nothing is charged.",
-                f"AWS time is {self.now():%Y-%m-%d %H:%M} UTC and passes {self.speed:g} times as fast as yours.",
-                "Real: the app's Node processes, every request, the CPU used, the latency.",
-                "Modelled: how AWS decides and how long it takes. Recorded only: IAM, VPC.",
-                str(costs.of_lab(self.name)).replace(". ", ".\n"),
+        return display.wrap(
+            "\n".join(
+                (
+                    f"{self.name} in {self.region}, on the sandbox on this machine. No AWS account is used, nothing is charged.",
+                    f"AWS time is {self.now():%Y-%m-%d %H:%M} UTC and passes {self.speed:g} times as fast as yours.",
+                    "Real: the app's Node processes, every request, the CPU used, the latency.",
+                    "Modelled: how AWS decides and how long it takes. Recorded only: IAM, VPC.",
+                    str(costs.of_lab(self.name)).replace(". ", ".\n"),
+                )
             )
         )
 
@@ -137,12 +149,60 @@ def connect(
             seen=f"runtime={runtime!r}",
             next='Use runtime="process" or "auto".',
         )
+    check_name(name)
+    check_region(region)
     running = _sandbox(speed, runtime)
     isolate(os.environ, running.endpoint, region, Path(running.state))
     _current = Lab(target, region, name, running)
     _new_default_session(_current)
-    _watch_cells()
+    _in_notebook()
     return _current
+
+
+def check_name(name: object) -> None:
+    """TutorialError when the templates would not take it as what everything is named after."""
+    if not (isinstance(name, str) and _is_name(name)):
+        raise TutorialError(
+            "Nothing in AWS can be named after that.",
+            seen=f"name={name!r}; the rule is: {NAME_RULE}",
+            next=f'Say name="{_mended(str(name))}", for instance.',
+        )
+
+
+def _is_name(name: str) -> bool:
+    return bool(NAME_PATTERN.fullmatch(name)) and NAME_LENGTH[0] <= len(name) <= NAME_LENGTH[1]
+
+
+def _mended(name: str) -> str:
+    """The nearest that follows the rule; NAME where nothing of it is left."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    words = "-".join(re.findall(r"[a-z0-9]+", plain))
+    words = re.sub(r"^(internal(-|$)|[^a-z]+)+", "", words)
+    short = words[: NAME_LENGTH[1]].rstrip("-")
+    return short if _is_name(short) else NAME
+
+
+def check_region(region: object) -> None:
+    """TutorialError when botocore, which asks nobody for it, knows of no such region with ECS."""
+    known = _regions()
+    if region not in known:
+        near = get_close_matches(str(region).lower(), known, cutoff=0.7) or [REGION, "eu-west-1"]
+        raise TutorialError(
+            "AWS has no region of that name, or no ECS in it.",
+            seen=f"region={region!r}",
+            next=f"Say region={' or '.join(repr(each) for each in near)}, for instance.".replace("'", '"'),
+        )
+
+
+@cache
+def _regions() -> tuple[str, ...]:
+    """The regions of ECS in all of AWS's partitions; no profile of the user's is read for that."""
+    from botocore.loaders import Loader
+    from botocore.regions import EndpointResolver
+
+    resolver = EndpointResolver(Loader().load_data("endpoints"))
+    partitions = resolver.get_available_partitions()
+    return tuple(region for each in partitions for region in resolver.get_available_endpoints("ecs", each))
 
 
 def current() -> Lab:
@@ -168,6 +228,36 @@ def attach() -> sandbox.Sandbox | None:
 def stop(state: Path | None = None) -> bool:
     """End the sandbox on this state directory (this checkout's unless told); False when none was running."""
     return sandbox.stop(state or state_directory())
+
+
+@contextmanager
+def private(prefix: str) -> Iterator[Path]:
+    """A state directory of its own in runs/, with the usual speed, for whatever connects meanwhile: a learner's sandbox
+    is not touched. Afterwards its sandbox has ended, the directory is gone, and the environment is what it was."""
+    runs = CHECKOUT / "runs"
+    runs.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=runs))
+    state = folder / "sandbox"  # where `clean` looks, should this process be killed
+    before = dict(os.environ)
+    os.environ["SANDBOX_STATE"] = str(state)
+    os.environ.pop("SANDBOX_SPEED", None)
+    try:
+        yield state
+    finally:
+        stop(state)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def mishaps() -> tuple[type[Exception], ...]:
+    """What a sandbox, its processes or the machine may throw where somebody tries whether they work."""
+    from subprocess import SubprocessError
+
+    from botocore.exceptions import BotoCoreError, ClientError
+    from psutil import Error
+
+    return (TutorialError, BotoCoreError, ClientError, SubprocessError, Error, OSError, RuntimeError)
 
 
 def find_node() -> Node:
@@ -233,7 +323,6 @@ def _this_machine(state: Path) -> ProcessRuntime:
     """What runs apps without ECS, this process's own. It ends with this process, by its own doing or by that of the host
     process, which sees this one's end."""
     import atexit
-    import shutil
 
     import psutil
 
@@ -338,13 +427,14 @@ def _new_default_session(lab: Lab) -> None:
     boto3.DEFAULT_SESSION.events.register_first("needs-retry", when_not_answered)
 
 
-def _watch_cells() -> None:
-    """In a notebook, have a cell say so that fails because its sandbox has ended, as one with urlopen()."""
+def _in_notebook() -> None:
+    """In a notebook, show tables in the course's way, and have a cell say so that fails because its sandbox has ended."""
     from helpers.checks import in_notebook
 
     if in_notebook():
         from IPython import get_ipython
 
+        display.show_frames(get_ipython().display_formatter.formatters)
         get_ipython().events.register("post_run_cell", _explain)  # once: a second time changes nothing
 
 

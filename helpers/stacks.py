@@ -17,6 +17,7 @@ COLUMNS = ["action", "logical id", "type", "replacement"]
 NOTHING = ("didn't contain changes", "No updates are to be performed")
 # AWS minutes; a service that never gets steady is given up by ECS and CloudFormation long before.
 LONGEST = 60.0
+NEWS = 60.0  # AWS seconds
 AT_LEAST = 120.0  # real seconds: an app's start and its grace period are real time, however fast AWS's passes
 
 
@@ -48,6 +49,8 @@ def preview(change_set: dict | str, stack: str | None = None) -> DataFrame:
     rows = [
         (c["Action"], c["LogicalResourceId"], c["ResourceType"], c.get("Replacement", "")) for c in changes
     ]
+    if not rows:
+        print("No changes: the stack has all of this already.")
     return DataFrame(rows, columns=COLUMNS)
 
 
@@ -63,15 +66,17 @@ def _describe_change_set(arguments: dict) -> dict:
 def wait_for(stack_name: str) -> dict[str, str]:
     """Follows a stack until it comes to rest, and returns its outputs; none for a stack that was deleted.
 
+    Of a stack that has been at rest for a while nothing is shown: nothing happened now.
     Raises StackFailed with the first resource that failed and why, also when everything was rolled back.
     """
     stack = _find(stack_name)
     progress, witness, longest = _Progress(), None, _longest()
     for _ in polls(longest):
         status = stack["StackStatus"]
-        if status != "DELETE_COMPLETE":
+        if status != "DELETE_COMPLETE" or progress.text:  # what was gone before is not told
             events = _events(stack)
-            progress.show(events)
+            if progress.text or status.endswith("IN_PROGRESS") or _is_news(stack):
+                progress.show(events)
             witness = witness or _witness(events)
             if witness and "DELETE" not in status:
                 witness.look()
@@ -87,6 +92,14 @@ def wait_for(stack_name: str) -> dict[str, str]:
     if status.endswith("FAILED") or "ROLLBACK" in status:
         raise _failure(stack, f"The stack {stack_name} is {status}.", trouble)
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+
+
+def _is_news(stack: dict) -> bool:
+    """Whether what happened to it last began a moment ago: somebody has just asked for it."""
+    from helpers import session
+
+    began = stack.get("LastUpdatedTime") or stack["CreationTime"]
+    return (session.current().now() - began).total_seconds() < NEWS
 
 
 def _longest() -> float:
@@ -195,15 +208,31 @@ class _Progress:
 
 
 def table(events: list[dict]) -> str:
-    """A line per resource in the order they began: status, AWS seconds since it began, name, type."""
+    """A line per resource in the order they began: status, AWS seconds since it began, name, type.
+
+    Where an update put a new resource in the place of an old one, the line is the new one's, and says of the old one
+    how far its deletion is.
+    """
     began: dict[str, datetime] = {}
     last: dict[str, dict] = {}
+    replaced: dict[str, str] = {}
     for event in events:
-        began.setdefault(event["LogicalResourceId"], event["Timestamp"])
-        last[event["LogicalResourceId"]] = event
+        name = event["LogicalResourceId"]
+        began.setdefault(name, event["Timestamp"])
+        known = last.get(name)
+        if known and event["ResourceStatus"].startswith("DELETE") and _another(known, event):
+            replaced[name] = f"; the old one: {event['ResourceStatus']}"
+        else:
+            last[name] = event
+    width = max(map(len, last), default=0)
     lines = []
     for name, event in last.items():
         seconds = (event["Timestamp"] - began[name]).total_seconds()
         took = f"{seconds:5.0f} s" if not event["ResourceStatus"].endswith("IN_PROGRESS") else "      …"
-        lines.append(f"{event['ResourceStatus']:<28}{took}  {name}  {event['ResourceType']}")
+        kind = f"{event['ResourceType']}{replaced.get(name, '')}"
+        lines.append(f"{event['ResourceStatus']:<28}{took}  {name:<{width}}  {kind}")
     return "\n".join(lines)
+
+
+def _another(known: dict, event: dict) -> bool:
+    return event.get("PhysicalResourceId") != known.get("PhysicalResourceId")

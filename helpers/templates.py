@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from helpers.display import box, table
 from helpers.errors import TutorialError
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
@@ -113,6 +114,11 @@ class Template:
                 grown = later
         return grown
 
+    @property
+    def source(self) -> Source:
+        """Its text, as a cell shows it."""
+        return Source(self.body)
+
     def diff(self, other: Template | str) -> Diff:
         """What the later of this template and `other` (one, or a step's number) has that the earlier has not."""
         other = template(other) if isinstance(other, str) else other
@@ -141,16 +147,21 @@ class Template:
         return "\n".join([self._title(), *table])
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{escape(name)}</td><td>{escape(kind)}</td></tr>"
-            for name, kind in self.resources.items()
-        )
-        head = "<tr><th>Resource</th><th>Type</th></tr>"
-        return f"<p>{escape(self._title())}</p><table>{head}{rows}</table>"
+        return f"<p>{escape(self._title())}</p>{table(('resource', 'type'), self.resources.items())}"
 
     def _title(self) -> str:
         asked = ", ".join(self.asks_for) or "nothing"
         return f"{self.name}.yaml: {len(self.resources)} resources; it asks for {asked}"
+
+
+class Source(str):
+    """A text that stands in a box of its own in a notebook."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return box(escape(self))
 
 
 @dataclass(frozen=True)
@@ -192,7 +203,7 @@ class Diff:
             f'<span style="display:block;{colours.get(line[:1], "")}">{escape(line) or " "}\n</span>'
             for line in self.lines
         )
-        return f'<p>{escape(self.title)}</p><pre style="line-height:1.3">{rows}</pre>'
+        return f"<p>{escape(self.title)}</p>{box(rows)}"
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import urllib.request
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from helpers import apps, session
+from helpers import apps, isolation, session
+from helpers.commands import run_bounded
 from helpers.errors import TutorialError
 from tests.sandbox.live import PAGE, write_app
+from tests.waiting import until
 
 # Works for so many milliseconds of CPU time on /work, none on /; /wait answers after as many of waiting.
 WORKER = """
@@ -147,13 +148,6 @@ def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def until(holds, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "not within the time allowed"
-        time.sleep(0.01)
-
-
 def test_an_app_that_needs_more_memory_than_it_has_does_not_start(lab, tmp_path):
     place = write_app(tmp_path / "app", PAGE % "x")
     with pytest.raises(apps.AppNotStarted, match=r"more than its 16 MiB of memory.*exit code 137") as told:
@@ -168,6 +162,46 @@ def test_an_app_that_ends_is_a_result_when_it_is_only_tried(lab, tmp_path):
     assert apps.try_app(place).running
     with pytest.raises(TutorialError, match=r"package\.json"):
         apps.try_app(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"memory": "512"}, r"memory cannot be that.*memory='512'.*1 to 122,880, in MiB"),
+        ({"memory": 0}, "memory=0"),
+        ({"memory": 0.5}, r"memory=0\.5"),
+        ({"memory": True}, "memory=True"),
+        ({"vcpu": "2"}, r"vcpu cannot be that.*vcpu='2'.*0\.01 to 16, in vCPU"),
+        ({"vcpu": 0}, "vcpu=0"),
+        ({"vcpu": float("nan")}, "vcpu=nan"),
+        ({"environment": "WORK_MS=1"}, r"a name and a value.*WORK_MS=1"),
+        ({"environment": {"A=B": 1}}, "a name and a value"),
+        ({"environment": {"A": "\0"}}, "a name and a value"),
+        ({"command": ["node", 3]}, r"list of words.*\['node', 3\]"),
+        ({"command": 3}, "list of words"),
+    ],
+)
+@pytest.mark.parametrize("start", [apps.run_app, apps.try_app])
+def test_a_setting_that_cannot_be_is_told_before_anything_runs(lab, tmp_path, start, settings, says):
+    place = write_app(tmp_path / "app", PAGE % "x")
+    with pytest.raises(TutorialError, match=f"(?s){says}"):
+        start(place, **settings)
+    assert apps._running is None
+    assert not (lab.state / "alone").exists()
+
+
+@pytest.mark.parametrize("nothing", [None, 3])
+def test_what_is_no_path_is_no_app(lab, nothing):
+    with pytest.raises(TutorialError, match=f"is a path(?s:.)*app_dir={nothing}"):
+        apps.run_app(nothing)
+
+
+def test_an_app_that_cannot_even_be_ended_does_not_stop_the_next_one(lab, tmp_path, monkeypatch):
+    def kill():
+        raise TypeError("not supported between instances of 'int' and 'str'")
+
+    monkeypatch.setattr(apps, "_running", SimpleNamespace(kill=kill))
+    assert apps.run_app(write_app(tmp_path / "app", PAGE % "x")).running
 
 
 def test_an_app_that_grows_is_killed_without_anybody_asking(lab, tmp_path):
@@ -267,6 +301,7 @@ def test_a_drain_that_takes_longer_than_the_stop_timeout_is_cut_short(lab, tmp_p
 
 
 def test_npm_start_by_way_of_a_shell_loses_the_request(lab, tmp_path):
+    """143 is what an ordinary process ends with, as the tasks here are; as process 1 npm has another one, see below."""
     if not (dash := shutil.which("dash")):
         pytest.skip("the shell of node:24-slim, dash, is not here")
     place = write_app(tmp_path / "app", WORKER % DRAINS)
@@ -275,11 +310,44 @@ def test_npm_start_by_way_of_a_shell_loses_the_request(lab, tmp_path):
     assert (outcome.answered, outcome.exit_code) == (False, 143)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
+def test_npm_as_process_1_of_a_container_exits_with_1(tmp_path):
+    """It wants to end by the signal that ended the shell; for process 1 the kernel ignores that."""
+    if not (dash := shutil.which("dash")):
+        pytest.skip("the shell of node:24-slim, dash, is not here")
+    if run_bounded([*isolation.OWN, "true"], isolation.PATIENCE).code != 0:
+        pytest.skip("this system does not let anybody make namespaces")
+    place = write_app(tmp_path / "app", "console.log('ready'); setInterval(() => {}, 1000);")
+    settings = {**os.environ, "npm_config_script_shell": dash, "npm_config_cache": str(tmp_path / "cache")}
+    command = [*isolation.OWN, "--kill-child", *session.find_node().npm, "start"]
+    with (tmp_path / "log").open("w") as log:
+        outside = subprocess.Popen(command, cwd=place, env=settings, stdout=log, stderr=log)
+    try:
+        until(lambda: "ready" in (tmp_path / "log").read_text())
+        (first,) = psutil.Process(outside.pid).children()
+        first.terminate()
+        assert outside.wait(timeout=20) == 1
+    finally:
+        outside.kill()
+        outside.wait()
+
+
 def test_an_app_that_waits_is_at_work_too(lab, tmp_path):
     place = write_app(tmp_path / "app", WORKER % DRAINS)
     app = apps.run_app(place, environment={"WORK_MS": "3000"})
     outcome = apps.stop_during_a_request(app, "/wait")
     assert (outcome.answered, outcome.exit_code) == (True, 0)
+
+
+def test_only_what_run_app_returns_can_be_stopped(lab, tmp_path):
+    with pytest.raises(TutorialError, match=r"(?s)no app to stop.*'sample-app'.*what run_app returns"):
+        apps.stop_during_a_request("sample-app", timeout=1)
+    app = apps.run_app(write_app(tmp_path / "app", PAGE % "x"))
+    with pytest.raises(TutorialError, match=r"timeout='1'"):
+        apps.stop_during_a_request(app, timeout="1")
+    with pytest.raises(TutorialError, match=r"timeout=-1"):
+        app.stop(-1)
+    assert app.running
 
 
 def test_a_request_that_is_over_too_soon_is_told(lab, tmp_path):

@@ -17,7 +17,8 @@ from click.testing import CliRunner
 from moto import mock_aws
 
 from helpers import __main__ as command_line
-from helpers import install, lab, preflight, session, status
+from helpers import install, preflight, session, status
+from helpers import jupyter as jupyterlab
 from helpers import run as runner
 from helpers.errors import TutorialError
 
@@ -109,7 +110,13 @@ def test_clean_stops_every_sandbox_of_the_checkout(monkeypatch, tmp_path):
     result = call("clean")
     assert set(stopped) == {tmp_path / ".sandbox", kept}
     assert "stopped the sandbox of runs/2026/sandbox" in result.output
+    assert result.output.endswith("removed: runs\n")
     assert not (tmp_path / "runs").exists()
+    assert call("clean").output.endswith("there was nothing to remove\n")
+
+
+def test_status_of_a_region_that_is_none_says_so():
+    assert 'Say region="us-east-' in call("status", "--region", "us-east-9").output
 
 
 def test_test_runs_style_and_tests_in_a_sandbox_of_their_own(monkeypatch, tmp_path):
@@ -143,7 +150,7 @@ def jupyter(monkeypatch, tmp_path) -> list:
     """The command lines of JupyterLab that were run; pages that were opened."""
     ran: list = []
     monkeypatch.setattr(sys, "prefix", str(tmp_path))  # its settings are not to be those of this environment
-    monkeypatch.setattr(lab, "running", lambda copies: None)
+    monkeypatch.setattr(jupyterlab, "running", lambda copies: None)
     monkeypatch.setattr(command_line.subprocess, "Popen", lambda command, **_: ran.append(command))
     monkeypatch.setattr(command_line, "_finish", lambda process: 0)
     monkeypatch.setattr(command_line.webbrowser, "open", ran.append)
@@ -172,7 +179,7 @@ def test_without_an_option_the_copies_are_beside_the_notebooks():
 
 def test_an_option_of_jupyter_is_given_once(tmp_path):
     theirs = ["--LabApp.default_url=/tree", "--debug"]
-    command = lab.command(tmp_path / "work", theirs)
+    command = jupyterlab.command(tmp_path / "work", theirs)
     assert command[-2:] == theirs
     names = [argument.split("=")[0] for argument in command]
     assert names.count("--LabApp.default_url") == 1
@@ -180,11 +187,21 @@ def test_an_option_of_jupyter_is_given_once(tmp_path):
 
 
 def test_a_lab_that_is_up_is_opened_again(jupyter, monkeypatch, tmp_path):
-    monkeypatch.setattr(lab, "running", lambda copies: "http://here/lab")
+    monkeypatch.setattr(jupyterlab, "running", lambda copies: "http://here/lab")
     assert "up already: http://here/lab" in call("lab", "--work", str(tmp_path)).output
     assert jupyter == ["http://here/lab"]
     call("lab", "--work", str(tmp_path), "--no-browser")
     assert jupyter == ["http://here/lab"]
+
+
+def test_a_lab_that_is_up_keeps_its_own_speed_and_says_so(jupyter, monkeypatch, tmp_path):
+    monkeypatch.setattr(jupyterlab, "running", lambda copies: "http://here/lab")
+    monkeypatch.delenv("SANDBOX_SPEED", raising=False)
+    assert "settings" not in call("lab", "--work", str(tmp_path)).output
+    monkeypatch.setenv("SANDBOX_SPEED", "10")
+    said = call("lab", "--work", str(tmp_path)).output
+    assert "keeps the settings that it was started with; SANDBOX_SPEED=10 does not reach it" in said
+    assert "To end it: File > Shut Down" in said
 
 
 def test_a_server_that_has_ended_or_is_of_another_place_is_not_taken_for_this_one(monkeypatch, tmp_path):
@@ -199,9 +216,9 @@ def test_a_server_that_has_ended_or_is_of_another_place_is_not_taken_for_this_on
         (tmp_path / "jpserver-1.json").write_text("{")
         (tmp_path / "jpserver-2.json").write_text(json.dumps(here))
         (tmp_path / "jpserver-3.json").write_text(json.dumps(here | {"root_dir": "/elsewhere"}))
-        assert lab.running(tmp_path / "work") is None
-    monkeypatch.setattr(lab, "_answers", lambda server: True)
-    assert lab.running(tmp_path / "work") == f"{here['url']}lab/tree/work/00-start-here.ipynb?token=t"
+        assert jupyterlab.running(tmp_path / "work") is None
+    monkeypatch.setattr(jupyterlab, "_answers", lambda server: True)
+    assert jupyterlab.running(tmp_path / "work") == f"{here['url']}lab/tree/work/00-start-here.ipynb?token=t"
 
 
 def test_ctrl_c_ends_the_lab_and_says_what_is_still_up(jupyter, monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import pandas as pd
 import pytest
 
 from helpers.dockerfile import (
@@ -37,6 +38,37 @@ RUN npm ci --omit=dev
 COPY . .
 USER 1000
 CMD ["node", "server.js"]
+"""
+BUILT = """\
+FROM node:24-slim AS build
+WORKDIR /app
+COPY . .
+RUN npm ci
+RUN npm run build
+FROM node:24-slim
+WORKDIR /app
+COPY package*.json ./
+RUN npm ci --omit=dev
+COPY --from=build /app/dist dist
+USER 1000
+CMD ["node", "dist/server.js"]
+"""
+BROUGHT = """\
+FROM node:24-slim AS packages
+WORKDIR /app
+COPY package*.json ./
+RUN npm ci
+FROM node:24-slim AS build
+WORKDIR /app
+COPY --from=packages /app/node_modules node_modules
+COPY . .
+RUN npm run build
+FROM node:24-slim
+WORKDIR /app
+COPY --from=build /app/node_modules node_modules
+COPY --from=build /app/dist dist
+USER 1000
+CMD ["node", "dist/server.js"]
 """
 ROWS = ["a version of its own", "runs as", "process 1", "dev dependencies", "a changed line of code"]
 
@@ -184,6 +216,87 @@ def test_each_fault_shows_in_its_row_and_only_there(old, new, row):
 def test_other_ways_to_be_right_are_right(old, new):
     assert old in SMALL
     assert marks(SMALL.replace(old, new)) == "✓✓✓✓✓"
+
+
+def test_what_a_build_stage_installs_for_itself_is_not_in_the_image():
+    assert marks(BUILT) == "✓✓✓✓✓"
+
+
+COPIED = "--from=build /app/node_modules node_modules"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "dev", "cached"),
+    [
+        ("", "", "✗", "✓"),
+        ("npm ci", "npm ci --omit=dev", "✓", "✓"),
+        ("RUN npm run build", "RUN npm run build\nRUN npm prune --omit=dev", "✓", "✓"),
+        ("USER 1000", "RUN npm prune --omit=dev\nUSER 1000", "✗", "✓"),
+        ("package*.json ./\nRUN npm ci", ". .\nRUN npm ci --omit=dev", "✓", "✗"),
+        (COPIED, "--from=Packages /app/node_modules/ node_modules/", "✗", "✓"),
+        (COPIED, "--from=1 /app .", "✗", "✓"),
+        (COPIED, "--from=1 /app/. .", "✗", "✓"),
+        (COPIED, "--from=1 /app/* .", "✗", "✓"),
+        (COPIED, '--from=1 ["/app/", "."]', "✗", "✓"),
+        (COPIED, "--from=0 /app/package.json .", "✓", "✓"),
+        (COPIED, "--from=elsewhere/image:1 /node_modules node_modules", "✓", "✓"),
+    ],
+)
+def test_a_stage_that_the_packages_are_copied_from_is_judged_too(old, new, dev, cached):
+    assert old in BROUGHT
+    answers = review(BROUGHT.replace(old, new) if old else BROUGHT)
+    assert (answers["dev dependencies"][0], answers["a changed line of code"][0]) == (dev, cached)
+
+
+@pytest.mark.parametrize("between", ["\nRUN ", " && "])
+def test_what_is_removed_from_an_image_is_left_out_only_in_the_same_layer(between):
+    pruned = SMALL.replace("npm ci --omit=dev", f"npm ci{between}npm prune --omit=dev")
+    assert review(pruned)["dev dependencies"][0] == ("✓" if "&" in between else "✗")
+
+
+@pytest.mark.parametrize(
+    "installs",
+    [
+        "RUN yarn install",
+        "RUN yarn --production",
+        "RUN corepack pnpm install",
+        "RUN corepack enable && pnpm install --prod",
+        "RUN npm install -g pnpm && pnpm i",
+        'RUN ["pnpm", "install"]',
+    ],
+)
+def test_other_package_managers_are_left_to_the_reader(installs):
+    answers = review(SMALL.replace("RUN npm ci --omit=dev", installs))
+    for row in ("dev dependencies", "a changed line of code"):
+        assert answers[row] == "– not npm: look yourself"
+
+
+def test_a_file_of_another_package_manager_that_is_removed_is_no_use_of_it():
+    assert marks(SMALL.replace("RUN npm", "RUN rm -rf /opt/yarn-v1 && npm")) == "✓✓✓✓✓"
+
+
+@pytest.mark.parametrize("user", ['"root"', "'root'", '"0"', '"root:root"'])
+def test_root_in_quotes_is_root(user):
+    assert review(SMALL.replace("USER 1000", f"USER {user}"))["runs as"] == "✗ root"
+
+
+@pytest.mark.parametrize(
+    ("started", "answer"),
+    [
+        ('ENTRYPOINT ["docker-entrypoint.sh"]', "– docker-entrypoint.sh: does it exec?"),
+        ('ENTRYPOINT ["/usr/bin/tini", "--", "/start.sh"]', "– /start.sh: does it exec?"),
+        ('ENTRYPOINT ["bash", "/start"]', "– /start: does it exec?"),
+        ('ENTRYPOINT ["docker-entrypoint.sh", "npm", "start"]', "✗ npm, which starts node"),
+    ],
+)
+def test_what_an_entry_point_script_does_is_left_to_the_reader(started, answer):
+    assert review(SMALL.replace("CMD", f"{started}\nCMD"))["process 1"] == answer
+
+
+def test_looking_leaves_the_settings_of_pandas_alone():
+    with pd.option_context("display.max_colwidth", 33):
+        lint(OBVIOUS)
+        assert pd.get_option("display.max_colwidth") == 33
 
 
 def test_files_stand_side_by_side_with_hadolints_word_first():

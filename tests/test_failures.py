@@ -14,8 +14,11 @@ from tests.story import START
 __all__ = ["aws"]
 
 
-def refused(code: str) -> ClientError:
-    return ClientError({"Error": {"Code": code, "Message": "no"}}, "Operation")
+UNABLE = "Unable to describe task definition."
+
+
+def refused(code: str, message: str = "no", operation: str = "Operation") -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": message}}, operation)
 
 
 def test_a_failed_task_tells_its_reason_exit_code_and_last_lines(aws: Answers):
@@ -106,8 +109,21 @@ def test_a_witness_passes_over_what_was_before(aws: Answers):
     assert witness.tells() == []
 
 
-def test_a_refusal_is_not_taken_for_a_service_that_is_gone(aws: Answers):
+@pytest.mark.parametrize(
+    ("message", "lines"),
+    [(UNABLE, ()), ("Too many at once.", ("(not readable: ClientException)",))],
+)
+def test_a_revision_that_is_not_there_has_no_log_and_any_other_complaint_is_told(
+    aws: Answers, message, lines
+):
     shop.open_shop(aws)
-    aws["ecs", "ListTasks"] = refused("AccessDeniedException")
-    with pytest.raises(ClientError, match="AccessDenied"):
+    aws["ecs", "DescribeTaskDefinition"] = refused("ClientException", message, "DescribeTaskDefinition")
+    assert failed_task(shop.stopped()).lines == lines
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ClientException"])
+def test_a_refusal_is_not_taken_for_a_service_that_is_gone(aws: Answers, code):
+    shop.open_shop(aws)
+    aws["ecs", "ListTasks"] = refused(code, UNABLE, "ListTasks")
+    with pytest.raises(ClientError, match=code):
         Witness(Service("shop", "shop")).look()

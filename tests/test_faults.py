@@ -35,20 +35,7 @@ def task(live, tmp_path, monkeypatch) -> dict:
     ecs.create_cluster(clusterName="f")
     image = live.push(write_app(tmp_path / "app", LINES + PAGE % "hello"), "faults")
     options = {"awslogs-group": "/ecs/f", "awslogs-region": "us-east-1", "awslogs-stream-prefix": "ecs"}
-    container = {
-        "name": "app",
-        "image": image,
-        "logConfiguration": {"logDriver": "awslogs", "options": options},
-    }
-    ecs.register_task_definition(
-        family="f",
-        requiresCompatibilities=["FARGATE"],
-        networkMode="awsvpc",
-        executionRoleArn="arn:aws:iam::123456789012:role/ecsTaskExecutionRole",
-        cpu="256",
-        memory="512",
-        containerDefinitions=[container],
-    )
+    live.define("f", image, logConfiguration={"logDriver": "awslogs", "options": options})
     network = {"awsvpcConfiguration": {"subnets": live.subnets(), "assignPublicIp": "ENABLED"}}
     started = ecs.run_task(
         cluster="f", taskDefinition="f", launchType="FARGATE", networkConfiguration=network

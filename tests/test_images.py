@@ -252,7 +252,7 @@ def test_a_link_that_leads_out_of_the_app_is_told(app):
         build_image(app, "v1")
 
 
-@pytest.mark.parametrize("tag", ["", "shop:", "a b", "-v1", "v" * 129])
+@pytest.mark.parametrize("tag", ["", "shop:", "a b", "-v1", "v" * 129, 1.0])
 def test_a_tag_that_docker_would_refuse_is_told(app, tag):
     with pytest.raises(TutorialError, match="cannot be an image's tag"):
         build_image(app, tag)
@@ -369,11 +369,25 @@ def test_a_full_disk_is_told_and_the_next_push_works(registry, app):
 
 
 @pytest.mark.parametrize(
-    "uri", ["shop", "docker.io/library/shop", f"{REGISTRY}/shop:v1", f"https://{REGISTRY}/shop"]
+    "uri",
+    [
+        "shop",
+        "docker.io/library/shop",
+        f"{REGISTRY}/shop:v1",
+        f"https://{REGISTRY}/shop",
+        {"repositoryUri": f"{REGISTRY}/shop"},
+        None,
+    ],
 )
 def test_what_is_no_repository_is_told(app, uri):
     with pytest.raises(TutorialError, match="repositoryUri"):
         push_image(build_image(app, "v1"), uri)
+
+
+@pytest.mark.parametrize("image", ["release-1", "sample-app", None])
+def test_what_is_no_image_is_told(image):
+    with pytest.raises(TutorialError, match=f"(?s)no image to push.*{image!r}.*what build_image returns"):
+        push_image(image, f"{REGISTRY}/shop")
 
 
 def test_the_sample_app_runs_from_its_image(registry, tmp_path):

@@ -60,6 +60,12 @@ def test_no_helper_touches_moto(path):
     assert {name for name in imports(path) if within(name, "moto")} == set()
 
 
+def test_services_and_failures_are_no_circle():
+    """The one tells with the other's words why a service does not come to rest."""
+    assert "helpers.failures" in imports(HELPERS / "services.py")
+    assert "helpers.services" not in imports(HELPERS / "failures.py")
+
+
 def test_what_runs_before_the_set_up_is_standard_library():
     ours = {"helpers", "helpers.errors", "helpers.errors.SetupError", "helpers.install"}
     for name in ("install", "errors", "__init__"):

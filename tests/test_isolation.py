@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.checkup import Answer
+from helpers.commands import Answer
 from helpers.errors import TutorialError
 from helpers.isolation import Views, isolated
 

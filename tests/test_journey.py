@@ -13,6 +13,7 @@ import pytest
 from helpers import run
 from helpers.cloudwatch import SCALING
 from helpers.steps import JOURNEY
+from tests import committed_outputs
 
 MINUTE = timedelta(minutes=1)
 
@@ -107,6 +108,17 @@ def test_every_notebook_is_green_and_its_checks_are_counted(journey):
     assert all("not run" not in entry["skipped"] for entry in summary["notebooks"])
     assert (summary["target"], summary["runtime"], summary["speed"]) == ("sandbox", "process", 30)
     assert sum(entry["seconds"] for entry in summary["notebooks"]) <= summary["total_seconds"]
+
+
+@pytest.mark.parametrize("name", [step.notebook for step in JOURNEY], ids=lambda name: name[:2])
+def test_the_committed_outputs_are_what_a_run_shows(journey, name, request, tmp_path):
+    runtime = json.loads((journey / "summary.json").read_text())["runtime"]
+    if why := committed_outputs.other_runtime(run.NOTEBOOKS / name, runtime):
+        pytest.skip(why)
+    fresh = committed_outputs.as_committed(run.NOTEBOOKS / name, journey / name, tmp_path)
+    told = committed_outputs.differences(request.session, run.NOTEBOOKS / name, fresh)
+    if text := "\n".join(told):
+        pytest.fail(f"{text}\nIf that is meant: python -m helpers run --write", pytrace=False)
 
 
 def test_the_scaling_file_holds_everything_that_the_plot_shows(journey, scaling):

@@ -12,6 +12,7 @@ import pytest
 
 from helpers import checks, run
 from helpers.steps import JOURNEY
+from tests.committed_outputs import IGNORED
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9][0-9]-*.ipynb"))
 TEACHES = {  # the boto3 calls that a notebook's cells show; design.md: the call being taught stays in the cell
@@ -42,6 +43,7 @@ FORBIDDEN = {
     r"endpoint_url|127\.0\.0\.1|localhost": "connect() decides where calls go",
     r"\bmoto\b": "the learner talks to AWS",
     r"except Exception|except:": "a cell catches what it expects",
+    "NBVAL|nbval": "which outputs are not compared is a cell's tag, so that a reader need not see it",
 }
 CONSTANTS = (ast.Constant, ast.Tuple)
 
@@ -133,6 +135,16 @@ def test_every_link_leads_somewhere(path):
 
 
 @each
+def test_a_link_to_a_notebook_has_its_title(path):
+    for cell in cells(path, "markdown"):
+        for text, link in re.findall(r"\[(\d\d · [^]]+)\]\(([^)#]+\.ipynb)\)", source(cell)):
+            assert (
+                f"# {text}"
+                == source(cells(path.parent / link, "markdown")[0]).splitlines()[0].partition(":")[0]
+            )
+
+
+@each
 def test_every_cell_has_an_id_of_its_own(path):
     notebook = json.loads(path.read_text())
     ids = [cell["id"] for cell in notebook["cells"]]
@@ -157,6 +169,16 @@ def test_the_committed_outputs_hold_no_error_and_no_place_on_a_disk(path):
     text = path.read_text()
     assert '"output_type": "error"' not in text
     assert not re.search(r"(?<![\w.])/(home|Users|root|tmp|work)/", text)
+
+
+@each
+def test_at_most_a_third_of_the_outputs_may_differ_from_run_to_run(path):
+    """The others are compared with those of a run: tests/test_journey.py, with tests/nbval.cfg."""
+    shown = [cell for cell in cells(path, "code") if cell["outputs"]]
+    ignored = [cell for cell in cells(path, "code") if IGNORED in tags(cell)]
+    assert all(cell in shown for cell in ignored)
+    assert len(ignored) <= len(shown) / 3
+    assert {tag for cell in cells(path, "code") for tag in tags(cell)} <= {"parameters", "exercise", IGNORED}
 
 
 def test_the_outputs_all_come_from_one_speed_and_the_figure_is_there():

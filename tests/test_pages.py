@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from contextlib import closing
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -98,6 +100,33 @@ def test_no_notebook_gets_more_than_it_can_hold(url):
 def test_nobody_answering_is_told(url):
     with pytest.raises(TutorialError, match="Nobody answers"):
         page("http://127.0.0.1:1/")
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        HEAD + b"Content-Length: 100\r\n\r\n<p>Hel",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n64\r\n<p>Hel",
+        HEAD.replace(b"200 OK", b"502 Bad Gateway") + b"Content-Length: 100\r\n\r\n<p>Hel",
+        b"hello\r\n\r\n",
+    ],
+    ids=["cut", "cut in a chunk", "an error page, cut", "no HTTP"],
+)
+def test_an_answer_that_breaks_off_is_told(said):
+    def answer() -> None:
+        with closing(server.accept()[0]) as connection:
+            connection.recv(65536)
+            connection.sendall(said)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answering = threading.Thread(target=answer)
+        answering.start()
+        with pytest.raises(TutorialError, match="no whole answer"):
+            page(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        answering.join()
 
 
 @pytest.mark.parametrize("address", ["file:///etc/hostname", "127.0.0.1", ""])

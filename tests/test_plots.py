@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import pandas
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
+from matplotlib.transforms import Bbox
 
-from helpers.plots import LivePlot, plot_comparison, plot_events, plot_load, plot_scaling
+from helpers.errors import TutorialError
+from helpers.plots import LivePlot, plot_comparison, plot_events, plot_load, plot_scaling, read_guess
 from helpers.report import AwsTime, Record, Report, Span
 from tests import story
 
@@ -61,20 +64,74 @@ def test_the_guess_counts_from_the_step(figure):
     assert (star.get_xdata()[0], star.get_ydata()[0]) == (13, 5)
 
 
-def test_no_words_lie_upon_each_other(figure):
+def test_the_guess_is_named_above_its_star_on_white(figure):
     figure.canvas.draw()
-    boxes = [
-        (text.get_text(), text.get_window_extent())
-        for text in figure.findobj(Text)
-        if text.get_visible() and text.get_text().strip()
+    (star,) = [line for line in figure.axes[-1].lines if line.get_marker() == "*"]
+    (name,) = [text for text in figure.axes[-1].texts if text.get_text() == "your guess"]
+    assert name.get_window_extent().y0 >= star.get_window_extent().y1
+    assert name.get_bbox_patch().get_facecolor()[:3] == (1, 1, 1)
+    assert 0.9 <= name.get_bbox_patch().get_alpha() < 1
+
+
+@pytest.mark.parametrize("guess", [6, "58", (5,), (5, 8, 1), ("5", "8"), (5, None), (-1, 8), (5, math.inf)])
+def test_a_guess_that_is_no_pair_is_told(report, guess):
+    with pytest.raises(TutorialError) as told:
+        plot_scaling(story.frame(report), report, guess=guess)
+    assert repr(guess) in told.value.seen
+    assert "(how many tasks, after how many minutes)" in told.value.next
+    assert read_guess([5, 8.5]) == (5, 8.5)
+
+
+def clashes(figure: Figure) -> list[tuple[str, str]]:
+    """Words that lie upon each other; a tick beyond the axis has a label that is not drawn."""
+    figure.canvas.draw()
+    beyond = set()
+    for panel in figure.axes:
+        for axis in (panel.xaxis, panel.yaxis):
+            low, high = axis.get_view_interval()
+            ticks = [tick for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high]
+            beyond |= {tick.label1 for tick in ticks}
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    boxes = [(text, text.get_window_extent()) for text in texts if text not in beyond]
+    return [
+        (a.get_text(), b.get_text())
+        for (a, one), (b, other) in itertools.combinations(boxes, 2)
+        if one.overlaps(other)
     ]
-    clashes = [
-        (a, b)
-        for i, (a, one) in enumerate(boxes)
-        for b, other in boxes[i + 1 :]
-        if one.overlaps(other) and a != b
+
+
+def beyond_their_panels(figure: Figure) -> list[str]:
+    return [
+        text.get_text()
+        for panel in figure.axes
+        for text in panel.texts
+        if text.get_gid() and not math.isclose(inside(text.get_window_extent(), panel.bbox), 1)
     ]
-    assert not clashes
+
+
+def inside(box: Bbox, room: Bbox) -> float:
+    """The part of a box that is in the room."""
+    shared = Bbox.intersection(box, room)
+    return shared.width * shared.height / (box.width * box.height) if shared else 0.0
+
+
+def test_no_words_lie_upon_each_other(figure):
+    assert not clashes(figure)
+
+
+def test_nor_do_they_where_steps_and_alarms_come_close_together(report):
+    calm = story.frame(report)
+    calm = calm[~calm["metric"].isin(["DesiredTaskCount", "AlarmLow", "AlarmHigh"])]
+    changes = {
+        "AlarmHigh": [(0, 0), (8, 1), (9, 0), (12, 1), (14, 0), (43, 0)],
+        "AlarmLow": [(0, 1), (6.5, 0), (9.2, 1), (10.4, 0), (16, 1), (16.6, 0), (17.4, 1), (18, 0), (43, 0)],
+        "DesiredTaskCount": [(0, 4), (7.5, 2), (8.2, 3), (9, 4), (9.8, 3), (12.1, 4), (12.9, 6), (43, 6)],
+    }
+    rows = [(story.at(at), metric, float(to)) for metric, steps in changes.items() for at, to in steps]
+    frame = pandas.concat([calm, pandas.DataFrame(rows, columns=calm.columns)], ignore_index=True)
+    for guess in ((4, 4), (3, 2.5), (6, 7), (2, 0.1), (6, 37)):
+        figure = plot_scaling(frame, report, guess=guess)
+        assert clashes(figure) == beyond_their_panels(figure) == []
 
 
 def test_failures_are_shown_only_when_there_are_some(report):
@@ -173,6 +230,52 @@ def test_events_name_tasks_or_versions_and_count_what_failed(events):
     assert {"Killed", "A new version", "before", "killed", "after", "failed: 3"} <= words(events)
     assert {"1a1a1a1a", "2b2b2b2b", "1.0.0", "2.0.0"} <= words(events)
     assert "t" not in words(events)
+
+
+def colors(panel) -> dict[str, tuple]:
+    """By name: the colour of the bars on which it lies."""
+    return {
+        text.get_text(): next(
+            bar.get_facecolor() for bar in panel.patches if bar.contains_point(panel.transData.transform(at))
+        )
+        for text in panel.texts
+        if (at := text.get_position())
+    }
+
+
+def test_a_task_has_one_colour_in_all_panels_and_a_version_another():
+    report = eventful()
+    tasks = [("a", "b"), ("b", "c"), ("c", "a")]
+    logs = [log_of(report, "task", *pair) for pair in tasks] + [log_of(report, "version", "1", "2")]
+    figure = plot_events([report] * 4, logs, ["1", "2", "3", "4"])
+    figure.canvas.draw()
+    *of_tasks, of_versions = [colors(panel) for panel in figure.axes[4:]]
+    known: dict[str, tuple] = {}
+    for shown, pair in zip(of_tasks, tasks, strict=True):
+        assert set(shown) == set(pair)
+        assert all(known.setdefault(who, color) == color for who, color in shown.items())
+    assert len({*known.values(), *of_versions.values()}) == 5
+
+
+@pytest.mark.parametrize("share", [0.5, 0.05])
+@pytest.mark.parametrize("columns", [2, 4])
+def test_what_events_are_called_lies_on_no_border_no_line_and_no_other_word(share, columns):
+    """`share`: of the second task in the answers; the bars of a twentieth are lower than a word."""
+    report = eventful()
+    lines = log_of(report, "task", "1a1a1a1a", "2b2b2b2b")
+    lines["task"] = ["1a1a1a1a" if n % round(1 / share) else "2b2b2b2b" for n in range(len(lines))]
+    figure = plot_events([report] * columns, [lines] * columns, ["Killed"] * columns)
+    assert clashes(figure) == beyond_their_panels(figure) == []
+    for panel in figure.axes[columns:]:
+        assert len(panel.texts) == 2
+        assert all(inside(text.get_window_extent(), panel.bbox) > 0.999 for text in panel.texts)
+    for panel in figure.axes[:columns]:
+        (failed,) = [text for text in panel.texts if text.get_text() == "failed: 3"]
+        box = failed.get_window_extent()
+        dotted = [line for line in panel.lines if line.get_zorder() > 0]
+        assert len(dotted) == 2
+        assert not any(box.x0 < line.get_window_extent().x0 < box.x1 for line in dotted)
+        assert not box.count_overlaps([bar.get_window_extent() for bar in panel.patches])
 
 
 def test_events_have_one_scale(events):

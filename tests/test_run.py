@@ -76,7 +76,7 @@ def test_notebooks_run_in_order_with_a_line_each(place, monkeypatch):
     assert "2 checks" in lines[1]
     assert ran.status == 0
     assert lines[-1].startswith("All green: 2 checks passed")
-    assert lines[-1].endswith(f"{ran.latest}/")
+    assert lines[-1].endswith(f"{ran.latest.resolve()}/"), "a later run takes `latest` away"
 
     first, last = ran.summary["notebooks"]
     assert first | {"seconds": 0} == {
@@ -114,7 +114,7 @@ def test_a_failed_check_ends_the_run_with_its_own_message(place):
     assert "Traceback" not in ran.said
     assert "PapermillExecutionError" not in ran.said
     assert "not run: 02-b\nnot run: 03-c\nFailed" in ran.said
-    assert ran.said.rstrip().endswith("latest/01-a.ipynb")
+    assert ran.said.rstrip().endswith(f"{ran.latest.resolve()}/01-a.ipynb")
     assert [(n["checks_failed"], n["skipped"]) for n in ran.summary["notebooks"]] == [
         (1, []),
         (0, ["not run"]),
@@ -146,6 +146,17 @@ def test_parameters_reach_the_notebooks_that_have_them(place):
     assert ran.output("06-a.ipynb") == "shop sandbox\n"
     assert ran.output("07-b.ipynb") == "42\n"
     assert [notebook["name"] for notebook in ran.summary["notebooks"]] == ["06-a", "07-b"]
+
+
+def test_a_number_may_be_said_without_its_zero(place):
+    notebooks = place / "notebooks"
+    seven = write(notebooks, "07-b.ipynb", "1")
+    ten = write(notebooks, "10-c.ipynb", "1")
+    assert run.select(["7"], notebooks) == run.select(["07"], notebooks) == [seven]
+    assert run.select(["10"], notebooks) == [ten]
+    for name in ("", "0", "1", "007", "²"):
+        with pytest.raises(TutorialError, match="no notebook"):
+            run.select([name], notebooks)
 
 
 def test_what_is_not_there_is_told(place):

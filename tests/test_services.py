@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import timedelta
 from types import SimpleNamespace
 
+import pandas
 import pytest
 
 from helpers.errors import ServiceNotSteady, TutorialError
@@ -14,7 +15,7 @@ from tests.story import START
 __all__ = ["aws"]
 
 
-def test_tasks_are_a_table_oldest_first(aws: Answers):
+def test_tasks_are_a_table_by_zone(aws: Answers):
     shop.open_shop(aws)
     tasks = service("shop", "shop").tasks
     assert list(tasks.columns) == ["task", "zone", "status", "health", "started", "private ip", "revision"]
@@ -37,6 +38,26 @@ def test_targets_have_the_zone_of_their_task(aws: Answers):
         {"target": "172.31.0.1:3000", "zone": "us-east-1b", "state": "healthy", "reason": ""},
         {"target": "172.31.0.2:3000", "zone": "us-east-1c", "state": "unhealthy", "reason": "Target.Timeout"},
     ]
+
+
+def test_tasks_and_targets_stand_by_zone_whichever_came_first(aws: Answers):
+    shop.open_shop(aws)
+    tasks = [shop.task(number) for number in (1, 2, 3)]  # in the zones b, c, a
+    aws["ecs", "ListTasks"] = {"taskArns": [task["taskArn"] for task in tasks]}
+    aws["ecs", "DescribeTasks"] = {"tasks": tasks}
+    aws["elbv2", "DescribeTargetHealth"] = {
+        "TargetHealthDescriptions": [shop.target(number, "healthy") for number in (2, 1, 3)]
+    }
+    seen = service("shop", "shop")
+    assert list(seen.tasks["zone"]) == ["us-east-1a", "us-east-1b", "us-east-1c"]
+    assert list(seen.targets["target"]) == ["172.31.0.3:3000", "172.31.0.1:3000", "172.31.0.2:3000"]
+
+
+def test_looking_leaves_the_settings_of_pandas_alone(aws: Answers):
+    shop.open_shop(aws)
+    with pandas.option_context("display.max_colwidth", 33):
+        assert len(service("shop", "shop").events)
+        assert pandas.get_option("display.max_colwidth") == 33
 
 
 def test_the_rest_of_what_can_be_seen(aws: Answers):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,9 +13,12 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helpers import sandbox, session
 from helpers.errors import TutorialError
+from helpers.templates import template
 
 ASK = """
 import json, os, subprocess, sys
@@ -116,6 +120,65 @@ def test_an_unknown_target_is_refused():
         session.connect("azure")
 
 
+@pytest.mark.parametrize(
+    ("name", "mended"),
+    [
+        ("Shop_1", "shop-1"),
+        ("Cool_App", "cool-app"),
+        ("internal-shop", "shop"),
+        ("2nd -- Café!", "nd-cafe"),
+        ("a-name-of-more-than-two-dozen-letters", "a-name-of-more-than-two"),
+        ("shop\n", "shop"),
+        ("x", session.NAME),
+        ("", session.NAME),
+        (7, session.NAME),
+    ],
+)
+def test_a_name_that_the_templates_would_refuse_is_refused_at_once(monkeypatch, name, mended):
+    monkeypatch.setattr(session, "_sandbox", lambda *_: pytest.fail("a sandbox was asked for"))
+    with pytest.raises(TutorialError) as told:
+        session.connect(name=name)
+    assert session.NAME_RULE in told.value.seen
+    assert told.value.next == f'Say name="{mended}", for instance.'
+
+
+@given(st.text(max_size=40))
+def test_what_is_proposed_as_a_name_is_one(name):
+    session.check_name(session._mended(name))
+
+
+def test_the_rule_for_names_is_the_templates():
+    for step in ("06", "07", "08"):
+        rule = template(step).content["Parameters"]["Name"]
+        assert rule["AllowedPattern"] == f"^{session.NAME_PATTERN.pattern}$"
+        assert (rule["MinLength"], rule["MaxLength"]) == session.NAME_LENGTH
+        assert rule["ConstraintDescription"] == session.NAME_RULE
+        assert rule["Default"] == session.NAME
+
+
+@pytest.mark.parametrize(
+    ("region", "near"),
+    [
+        ("us-east-9", {"us-east-1", "us-east-2"}),
+        ("EU-West-1", {"eu-west-1"}),
+        ("Virginia", {session.REGION}),
+        (None, {session.REGION}),
+    ],
+)
+def test_a_region_that_there_is_not_is_refused_at_once_and_near_ones_are_named(monkeypatch, region, near):
+    monkeypatch.setenv("AWS_PROFILE", "one that is not there")
+    monkeypatch.setattr(session, "_sandbox", lambda *_: pytest.fail("a sandbox was asked for"))
+    with pytest.raises(TutorialError) as told:
+        session.connect(region=region)
+    assert repr(region) in told.value.seen
+    assert near <= set(re.findall(r'"([^"]+)"', told.value.next))
+
+
+@pytest.mark.parametrize("region", ["us-east-1", "ap-southeast-5", "cn-north-1", "us-gov-west-1"])
+def test_a_region_of_any_partition_is_one(region):
+    session.check_region(region)
+
+
 def test_containers_are_not_there_yet():
     with pytest.raises(TutorialError, match="cannot run as that"):
         session.connect(runtime="container")
@@ -208,6 +271,33 @@ def test_the_lab_says_where_it_is_and_what_that_costs(state, monkeypatch):
     assert "30 times" in words
     assert "On AWS" in words
     assert session.current() is lab
+
+
+def test_a_private_sandbox_is_elsewhere_and_gone_afterwards_with_all_its_settings(monkeypatch, tmp_path):
+    monkeypatch.setattr(session, "CHECKOUT", tmp_path)
+    monkeypatch.setenv("SANDBOX_STATE", str(tmp_path / "the learner's"))
+    monkeypatch.setenv("SANDBOX_SPEED", "600")
+    stopped: list[Path] = []
+    monkeypatch.setattr(session, "stop", stopped.append)
+    before = dict(os.environ)
+
+    def fails() -> None:
+        with session.private("trial-") as state:
+            stopped.append(state)
+            assert session.state_directory() == state
+            assert state.parent.parent == tmp_path / "runs"
+            assert state.parent.name.startswith("trial-")
+            assert "SANDBOX_SPEED" not in os.environ
+            state.mkdir()
+            os.environ["AWS_REGION"] = "us-west-2"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    state, ended = stopped
+    assert ended == state
+    assert list((tmp_path / "runs").iterdir()) == []
+    assert dict(os.environ) == before
 
 
 def test_nothing_works_before_connect(monkeypatch):

@@ -315,6 +315,7 @@ def test_no_node_that_runs_is_told(root, environment):
         set_up(root, machine)
     assert "No Node.js 20 or newer can run here." in str(raised.value)
     assert "Node 18.20.1 on the PATH" in str(raised.value)
+    assert "Install Node.js 24" in str(raised.value)
 
 
 def test_too_little_space_is_told_before_anything_is_made(root, environment, monkeypatch):
@@ -387,11 +388,12 @@ def test_clean_removes_what_was_made_and_nothing_else(root):
     ):
         (root / made).parent.mkdir(parents=True, exist_ok=True)
         (root / made).touch()
-    install.remove_made(root)
+    assert install.remove_made(root) == "removed: runs, .sandbox"
     left = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     assert left == {"requirements.lock", "sample-app/package-lock.json", ".venv/bin/python", "keep.md"}
-    install.remove_made(root, everything=True)
+    assert install.remove_made(root, everything=True) == "removed: .venv"
     assert not (root / ".venv").exists()
+    assert install.remove_made(root) == "there was nothing to remove"
 
 
 def test_clean_and_status_set_nothing_up(checkout, tmp_path):

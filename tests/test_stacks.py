@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from helpers import session
 from helpers.errors import StackFailed, TutorialError
 from helpers.stacks import preview, table, wait_for
 from tests import shop
@@ -83,6 +84,28 @@ def test_asks_by_id_so_that_a_deleted_stack_is_found_to_the_end(aws: Answers):
     assert wait_for("shop") == {}
     names = [call[2]["StackName"] for call in aws.calls if call[1] == "DescribeStacks"]
     assert names == ["shop", ID]
+
+
+def test_the_last_thing_shown_of_a_deletion_is_its_end(aws: Answers, capsys):
+    answer(aws, [], stack("DELETE_IN_PROGRESS"), stack("DELETE_COMPLETE"))
+    deleted = [event(0, "shop", "DELETE_IN_PROGRESS"), event(90, "shop", "DELETE_COMPLETE")]
+    until = iter((1, 2))
+    aws["cloudformation", "DescribeStackEvents"] = lambda asked: {"StackEvents": deleted[: next(until)][::-1]}
+    wait_for("shop")
+    assert capsys.readouterr().out.split()[:3] == ["DELETE_COMPLETE", "90", "s"]
+
+
+def test_what_happened_long_ago_is_not_told_as_if_it_were_now(aws: Answers, capsys):
+    answer(aws, CREATED, stack("CREATE_COMPLETE"))
+    wait_for("shop")
+    assert capsys.readouterr().out == ""
+
+
+def test_what_was_over_before_the_first_look_is_told(aws: Answers, capsys):
+    soon = session.current().now() + timedelta(minutes=5)  # AWS time flies in this lab
+    answer(aws, CREATED, stack("UPDATE_COMPLETE", LastUpdatedTime=soon))
+    wait_for("shop")
+    assert "Cluster" in capsys.readouterr().out
 
 
 def test_a_stack_that_is_gone_already(aws: Answers):
@@ -173,6 +196,22 @@ def test_a_failed_create_says_to_delete_what_is_left(aws: Answers):
 
 def test_the_table_says_what_is_not_done_yet():
     assert "…" in table(CREATED[:4]).splitlines()[2]
+
+
+def test_a_replaced_resource_is_told_as_the_new_one_and_how_far_the_old_one_is():
+    events = [
+        event(0, "Cluster", "UPDATE_IN_PROGRESS", physical="old"),
+        event(1, "Cluster", "UPDATE_COMPLETE", physical="new"),
+        event(90, "Cluster", "DELETE_IN_PROGRESS", physical="old"),
+        event(91, "Cluster", "DELETE_COMPLETE", physical="old"),
+    ]
+    line = " ".join(table(events).split())
+    assert line == "UPDATE_COMPLETE 1 s Cluster AWS::ECS::Cluster; the old one: DELETE_COMPLETE"
+
+
+def test_a_resource_that_goes_is_told_as_gone():
+    events = [event(0, "Cluster", "DELETE_IN_PROGRESS"), event(3, "Cluster", "DELETE_COMPLETE")]
+    assert table(events).startswith("DELETE_COMPLETE")
 
 
 def change_set(status: str, reason: str = "", changes: tuple = ()) -> dict:

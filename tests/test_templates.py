@@ -322,7 +322,7 @@ def test_a_template_shows_its_resources():
     shown = repr(template("06"))
     assert shown.splitlines()[0] == "06-task-definition.yaml: 4 resources; it asks for Name, Image"
     assert re.search(r"TaskDefinition +AWS::ECS::TaskDefinition", shown)
-    assert "<td>AWS::ECS::TaskDefinition</td>" in template("06")._repr_html_()
+    assert ">AWS::ECS::TaskDefinition</td>" in template("06")._repr_html_()
 
 
 def test_a_diff_shows_what_is_new_and_what_went():

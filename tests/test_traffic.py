@@ -19,6 +19,7 @@ from helpers.errors import LoadFailed, TutorialError
 from helpers.report import AwsTime, Record, Report, Span
 from helpers.traffic import Phase, load, saturate
 from tests.lab import StubLab
+from tests.waiting import until
 
 
 class Server(ThreadingHTTPServer):
@@ -140,7 +141,7 @@ def test_an_action_is_called_once_when_its_phase_begins_while_visitors_go_on(ser
 
     def action():
         called.append(server.served)
-        wait_until(lambda: server.served > called[0] + 10, 10)
+        until(lambda: server.served > called[0] + 10, 10)
 
     phases = [Phase(1, 40, "before"), Phase(2, 40, "event", action=action), Phase(1, 40, "after")]
     report = load(server.url, phases, watch=lambda progress: during.append(progress.phase))
@@ -177,14 +178,15 @@ def test_a_killed_parent_takes_locust_along(server):
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
     try:
-        wait_until(lambda: server.served > 5, 20)
+        until(lambda: server.served > 5, 20)
         orphans = locusts(parent.pid)
         assert orphans
     finally:
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
     _, alive = psutil.wait_procs(orphans, timeout=2)
-    assert not alive
+    # Whoever inherits a zombie here may be slow to bury it: it does nothing any more.
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_locust_ends_by_itself_when_its_time_is_over(server, tmp_path, monkeypatch):
@@ -239,13 +241,6 @@ def test_on_aws_a_load_is_bounded_but_quiet_is_free():
     traffic._refuse_too_much([Phase(60, 100), Phase(120, 0)], "aws")
     with pytest.raises(TutorialError, match="at most 90 minutes"):
         traffic._refuse_too_much([Phase(91, 100)], "aws")
-
-
-def wait_until(holds, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 # The report, from a record worked out by hand: real seconds 100–102 calm, 102–104 busy; a real second is 30 of AWS's.

@@ -156,6 +156,12 @@ def test_reset_makes_a_new_copy_and_keeps_the_old_one_as_often_as_asked(copies, 
     assert code(copies / "07-b.ipynb") == "two = 'new'"
 
 
+def test_reset_takes_a_number_without_its_zero(copies, notebooks):
+    change(copies / "07-b.ipynb", "mine = 1")
+    (said,) = work.reset(["7"], copies, notebooks)
+    assert "07-b.ipynb is new" in said
+
+
 def test_reset_of_what_is_not_there_names_what_is(copies, notebooks):
     with pytest.raises(TutorialError, match=r"06-a, 07-b"):
         work.reset(["11"], copies, notebooks)

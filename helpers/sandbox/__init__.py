@@ -33,10 +33,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 STARTS_WITHIN = 30.0  # real seconds; it takes one or two, more on a machine that is busy
 ENDS_WITHIN = 15.0
+ASKS_WITHIN = 0.3  # far longer than `is_held` has the lock
 ROOM = 50_000_000  # bytes free on its disk: an image or two, and what a few tasks write
 HELD = 3  # exit code of a sandbox that found another one in its place
 _started: dict[
@@ -188,10 +190,11 @@ def held(state: Path):
     """
     lock = state / "lock"
     with lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SandboxError(f"Another sandbox runs on {state}.") from None
+        deadline = time.monotonic() + ASKS_WITHIN
+        while not _locks(file, fcntl.LOCK_EX):
+            if time.monotonic() >= deadline:
+                raise SandboxError(f"Another sandbox runs on {state}.")
+            time.sleep(0.01)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -210,14 +213,17 @@ def is_held(state: Path) -> bool:
     """Does a living sandbox hold this state directory?"""
     try:
         with (state / "lock").open("r+") as file:
-            fcntl.flock(
-                file, fcntl.LOCK_SH | fcntl.LOCK_NB
-            )  # shared: two who ask at once are not in each other's way
+            return not _locks(file, fcntl.LOCK_SH)  # shared: two who ask at once are not in each other's way
     except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+def _locks(file: IO[str], how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
-    return False
+        return False
+    return True
 
 
 def _holder(state: Path) -> int:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 from jupyter_client import KernelManager
@@ -89,12 +87,3 @@ class Outcome:
 
     def __init__(self) -> None:
         self.said, self.error, self.value, self.shown = "", "", "", ""
-
-
-def until(holds: Callable[[], Any], seconds: float = 60) -> Any:
-    """What `holds` answers, once that is something."""
-    deadline = time.monotonic() + seconds
-    while not (answer := holds()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s"
-        time.sleep(0.02)
-    return answer

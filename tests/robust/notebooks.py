@@ -48,7 +48,7 @@ def claims_of(path: Path) -> list[str]:
     return [claim for cell in _code(run.read(path)) for claim in claims(cell.source)]
 
 
-def twice(path: Path, sabotages: Mapping[str, str]) -> NotebookNode:
+def twice(path: Path, sabotages: Mapping[str, str | tuple[str, ...]]) -> NotebookNode:
     """The notebook with each code cell twice, and each check failed once on purpose in between.
 
     Sabotage happens in a copy of the namespace: `overrides` first, then the cell without its imports.
@@ -60,8 +60,9 @@ def twice(path: Path, sabotages: Mapping[str, str]) -> NotebookNode:
         cell.metadata["tags"] = [tag for tag in cell.metadata.get("tags", []) if tag != "parameters"]
         cell["id"] += "-1"
         tries = [
-            new_code_cell(f"_sabotaged({_without_imports(cell.source)!r}, {sabotages[claim]!r}, {claim!r})")
+            new_code_cell(f"_sabotaged({_without_imports(cell.source)!r}, {overrides!r}, {claim!r})")
             for claim in claims(cell.source)
+            for overrides in _each(sabotages[claim])
         ]
         cells += [cell, *tries, again]
     notebook.cells = cells
@@ -84,6 +85,10 @@ def opening(path: Path) -> NotebookNode:
     last = next(number for number, cell in enumerate(code) if "lab.catch_up(" in cell.source)
     notebook.cells = code[: last + 2]
     return notebook
+
+
+def _each(overrides: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (overrides,) if isinstance(overrides, str) else overrides
 
 
 def _code(notebook: NotebookNode) -> Iterator[NotebookNode]:

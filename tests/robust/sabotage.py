@@ -1,11 +1,12 @@
 """For each check of each notebook, what must make it fail: names to override before its cell is run again.
 
-`SimpleNamespace` and `pandas` are there. A claim that is an expression is keyed by the first text in it.
+`SimpleNamespace` and `pandas` are there. A claim that is an expression is keyed by the first text in it. A check of two
+halves has a sabotage of each.
 """
 
 from __future__ import annotations
 
-SABOTAGES: dict[str, dict[str, str]] = {
+SABOTAGES: dict[str, dict[str, str | tuple[str, ...]]] = {
     "00": {
         "The app answers its health check": """
 urlopen = lambda *_, **__: SimpleNamespace(status=500)
@@ -36,9 +37,15 @@ good = obvious
         ".dockerignore keeps files out": """
 what_goes_in = lambda app_dir: pandas.DataFrame({"files": [0]}, index=["left out by .dockerignore"])
 """,
-        "Under npm the request is lost; under node it is answered": """
+        "Under npm the request is lost; under node it is answered": (
+            """
 stop_during_a_request = lambda app: SimpleNamespace(answered=False, exit_code=143)
 """,
+            """
+shell_of_the_image = lambda: {"npm_config_script_shell": "/bin/sh"}
+stop_during_a_request = lambda app: SimpleNamespace(answered=True, exit_code=0)
+""",
+        ),
     },
     "03": {
         "It listens on the port that it is told, is healthy, and logs one line per request": """
@@ -49,6 +56,9 @@ stop_during_a_request = lambda app: SimpleNamespace(answered=False, outcome="no 
 """,
         "Each way to fail has its own exit code, and a reason": """
 try_app = lambda app_dir, **_: SimpleNamespace(exit_code=0, out_of_memory=False, log="")
+""",
+        "A stop timeout that is shorter than the request cuts it off": """
+stop_during_a_request = lambda app, **_: SimpleNamespace(answered=True, exit_code=0)
 """,
     },
     "04": {

@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from helpers import run, sandbox, session, steps
-from tests.robust.kernel import Kernel, until
+from tests.robust.kernel import Kernel
 from tests.robust.notebooks import NOTEBOOKS, opening
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(400)
 NAME = "cool-nodejs-app"
@@ -71,7 +72,7 @@ class TestALoadEndsWithItsCell:
     def loading(self, kernel) -> tuple[Kernel, str, list[psutil.Process]]:
         assert not kernel.cell(SERVICE).error
         message = kernel.begin('load(outputs["Url"], [Phase(minutes=600, rate=20)], watch=print)')
-        until(lambda: kernel.children("locust"))
+        until(lambda: kernel.children("locust"), 60)
         while "Progress" not in kernel.client.get_iopub_msg(timeout=60)["content"].get("text", ""):
             pass  # the first visitors are there
         return kernel, message, kernel.children("locust")
@@ -110,7 +111,7 @@ def test_catching_up_that_was_interrupted_is_taken_up_again(kernel, aws):
         ]
         return any(stack["StackStatus"] in ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS") for stack in found)
 
-    until(moving)
+    until(moving, 60)
     nested = kernel.children("ipykernel_launcher")
     assert nested
     kernel.manager.interrupt_kernel()
@@ -126,7 +127,7 @@ def test_catching_up_that_was_interrupted_is_taken_up_again(kernel, aws):
 
 def test_catching_up_ends_with_a_kernel_that_is_killed(kernel):
     kernel.begin('lab = connect(name="third")\nlab.catch_up(through="06")')
-    nested = until(lambda: kernel.children("ipykernel_launcher"))
+    nested = until(lambda: kernel.children("ipykernel_launcher"), 60)
     kernel.kill()
     assert psutil.wait_procs(nested, timeout=20)[1] == []
 
@@ -161,7 +162,7 @@ def test_a_sandbox_that_died_is_told_at_the_next_call_and_catching_up_rebuilds(k
     here = sandbox.attach(state)
     everything = psutil.Process(here.pid).children(recursive=True)
     loading = kernel.begin("load(url, [Phase(minutes=600, rate=20)])")
-    visitors = until(lambda: kernel.children("locust"))
+    visitors = until(lambda: kernel.children("locust"), 60)
     os.kill(here.pid, signal.SIGKILL)
     assert psutil.wait_procs(everything, timeout=20)[1] == []
     assert kernel.end(loading).error == "SandboxGone"

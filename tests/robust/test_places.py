@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from helpers import run, sandbox
-from tests.robust.kernel import until
 from tests.robust.notebooks import NOTEBOOKS, opening
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(400)
 RUN = """
@@ -104,7 +104,9 @@ def test_a_second_run_beside_one_that_is_interrupted(checkout, tmp_path):
     """Ctrl-C reaches the whole process group, as from a terminal. Nothing of that run is left; the other is green."""
     first = begin(checkout, tmp_path, "08")
     try:
-        sandbox_up = until(lambda: [state for state in tmp_path.glob("*/sandbox") if sandbox.attach(state)])
+        sandbox_up = until(
+            lambda: [state for state in tmp_path.glob("*/sandbox") if sandbox.attach(state)], 60
+        )
         until(lambda: _commands(first.pid, "server.js"), 120)  # in the middle of catching up with 07
         second = begin(checkout, tmp_path, "06")
         said, _ = second.communicate(timeout=120)

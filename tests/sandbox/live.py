@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import Any
 import boto3
 
 from helpers import sandbox
+from tests.waiting import until
 
 REGION = "us-east-1"
 PAGE = """
@@ -73,10 +73,9 @@ class Live:
     def subnets(self) -> list[str]:
         return [subnet["SubnetId"] for subnet in self.aws("ec2").describe_subnets()["Subnets"]]
 
-    def define(self, family: str, image: str, port: int | None = None) -> str:
-        container: dict[str, Any] = {"name": "app", "image": image, "essential": True}
-        if port:
-            container["portMappings"] = [{"containerPort": port}]
+    def define(self, family: str, image: str, port: int | None = None, **container: Any) -> str:
+        """A task definition's ARN; `container`: what its definition of the container has beside image and port."""
+        ports = {"portMappings": [{"containerPort": port}]} if port else {}
         answer = self.aws("ecs").register_task_definition(
             family=family,
             requiresCompatibilities=["FARGATE"],
@@ -84,17 +83,13 @@ class Live:
             executionRoleArn="arn:aws:iam::123456789012:role/ecsTaskExecutionRole",
             cpu="256",
             memory="512",
-            containerDefinitions=[container],
+            containerDefinitions=[{"name": "app", "image": image, "essential": True, **ports, **container}],
         )
         return answer["taskDefinition"]["taskDefinitionArn"]
 
     def until(self, holds: Callable[[], Any], seconds: float = 30.0) -> Any:
         """What `holds()` answers once it is true; AssertionError after so many real seconds."""
-        deadline = time.monotonic() + seconds
-        while not (found := holds()):
-            assert time.monotonic() < deadline, f"not within {seconds} s\n{sandbox.tail(self.state, 40)}"
-            time.sleep(0.1)
-        return found
+        return until(holds, seconds, lambda: sandbox.tail(self.state, 40), pause=0.1)
 
     def datapoints(self, cluster: str, service: str, minutes: float = 30) -> dict[datetime, dict[str, float]]:
         """The service's CPUUtilization by minute, as CloudWatch has it."""

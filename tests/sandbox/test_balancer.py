@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 from helpers.sandbox.balancer import Balancer
 from helpers.sandbox.clock import AwsClock
 from helpers.sandbox.endpoint import Endpoint
+from tests.waiting import until
 
 REGION = "us-east-1"
 INTERVAL = 5  # AWS seconds between health checks: a sixth of a real one
@@ -120,12 +121,7 @@ class Region:
 
     def until(self, claim: Callable[[], object], within: float = 10.0) -> None:
         """Step as the sandbox's loop does until the claim holds."""
-        deadline = time.monotonic() + within
-        while not claim():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"not within {within} s")
-            self.balancer.step()
-            time.sleep(0.02)
+        until(lambda: claim() or self.balancer.step(), within)
 
 
 class Site:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -12,6 +14,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -264,7 +267,10 @@ def test_nothing_of_it_runs_after_a_sigkill(short, monkeypatch, tmp_path):
 
     def running() -> list[psutil.Process]:
         found = processes_of(short.here.pid)
-        return found if sum("server.js" in " ".join(one.cmdline()) for one in found) == 2 else []
+        try:
+            return found if sum("server.js" in " ".join(one.cmdline()) for one in found) == 2 else []
+        except psutil.NoSuchProcess:  # one that only told its version has just ended
+            return []
 
     everything = short.until(running)
     assert any("envoy" in one.name() for one in everything)
@@ -314,6 +320,32 @@ def test_files_that_nobody_can_read_are_passed_over(tmp_path, ports):
         (tmp_path / "state.json").write_text(content)
         with sandbox.held(tmp_path):
             assert sandbox.attach(tmp_path) is None
+
+
+def test_one_that_starts_is_not_stopped_by_somebody_who_only_asks(tmp_path, monkeypatch):
+    """`is_held` has the lock itself, shared, for the moment that it takes."""
+    with (tmp_path / "lock").open("a+") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        pauses: list[float] = []
+
+        def asked(seconds: float) -> None:
+            pauses.append(seconds)
+            fcntl.flock(asking, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(sandbox, "time", SimpleNamespace(monotonic=time.monotonic, sleep=asked))
+        with sandbox.held(tmp_path):
+            assert len(pauses) == 1
+
+
+def test_one_that_stays_is_waited_for_no_longer_than_anybody_asks(tmp_path, monkeypatch):
+    clock = itertools.count(0.0, 0.1)
+    with sandbox.held(tmp_path):
+        monkeypatch.setattr(
+            sandbox, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None)
+        )
+        with pytest.raises(sandbox.SandboxError, match="Another sandbox runs"), sandbox.held(tmp_path):
+            pass
+    assert next(clock) < 1
 
 
 RACER = "import sys; from pathlib import Path; from helpers import sandbox; print(sandbox.start(Path(sys.argv[1]), speed=30, runtime='process').pid)"

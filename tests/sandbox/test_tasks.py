@@ -7,7 +7,7 @@ import os
 import signal
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from helpers.sandbox.tasks import (
     TaskSpec,
 )
 from tests.sandbox.fargate.test_host import gone
+from tests.waiting import until
 
 REFERENCE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/shop@sha256:" + "0" * 64
 SERVER = """
@@ -36,14 +37,6 @@ const server = http.createServer((request, response) => response.end(JSON.string
 server.listen(process.env.PORT, process.env.HOST, () => console.log('ready'));
 process.on('SIGTERM', () => server.close(() => process.exit(0)));
 """
-
-
-def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "not within the time allowed"
-        time.sleep(0.01)
-    return value
 
 
 def ask(task: ProcessTask) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,17 +30,11 @@ from helpers.sandbox.elb.envoy_config import (
     code_ranges,
     configuration,
 )
+from tests.waiting import until
 
 GROUP = "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/app/0123456789abcdef"
 BALANCER = "arn:aws:elasticloadbalancing:us-east-1:123456789012:loadbalancer/app/app/0123456789abcdef"
 LISTENER = BALANCER.replace("loadbalancer", "listener") + "/fedcba9876543210"
-
-
-def until(claim: Callable[[], object], within: float = 10.0) -> None:
-    deadline = time.monotonic() + within
-    while not claim():
-        assert time.monotonic() < deadline, f"not within {within} s"
-        time.sleep(0.02)
 
 
 def get(port: int) -> int | None:
