@@ -112,7 +112,7 @@ answers = answers[:1]
 app = SimpleNamespace(targets=pandas.DataFrame({"state": ["healthy", "unhealthy"]}), tasks=app.tasks)
 """,
         "The service replaced the task by itself": """
-before = ecs.list_tasks(**place)["taskArns"]
+before = ecs.list_tasks(cluster=cluster, serviceName=service_name)["taskArns"]
 """,
     },
     "08": {
