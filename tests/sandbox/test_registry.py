@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.sandbox import registry as module
+from helpers.sandbox.ecr import layers, snapshots
 from helpers.sandbox.endpoint import AwsError, Call, Endpoint
 from helpers.sandbox.registry import CannotPullContainer, Image, Registry
 from tests.sandbox.manual_clock import ManualClock
@@ -481,28 +481,26 @@ def test_any_parts_make_a_layer_unless_one_but_the_last_is_small(parts, tmp_path
     state = tmp_path_factory.mktemp("registry")
     registry = Registry(state, ManualClock(), lambda service, region: aws)
 
-    def call(operation: str, **params) -> Call:
+    def take(operation: str, **params) -> None:
         params = {"repositoryName": "shop", "uploadId": "u", **params}
-        return Call("ecr", operation, REGION, params, lambda: {"uploadId": "u"})
+        handler = registry.operations()["ecr", operation]
+        handler(Call("ecr", operation, REGION, params, lambda: {"uploadId": "u"}))
 
     whole = b"".join(parts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MIN_PART", 6)
-        registry.initiate_layer_upload(call("InitiateLayerUpload"))
+        patch.setattr(layers, "MIN_PART", 6)
+        take("InitiateLayerUpload")
         first = 0
         for part in parts:
             last = first + len(part) - 1
-            registry.upload_layer_part(
-                call("UploadLayerPart", partFirstByte=first, partLastByte=last, layerPartBlob=part)
-            )
+            take("UploadLayerPart", partFirstByte=first, partLastByte=last, layerPartBlob=part)
             first = last + 1
-        complete = call("CompleteLayerUpload", layerDigests=[digest_of(whole)])
         if not parts or any(len(part) < 6 for part in parts[:-1]):
             with pytest.raises(AwsError, match=r"EmptyUpload|LayerPartTooSmall"):
-                registry.complete_layer_upload(complete)
+                take("CompleteLayerUpload", layerDigests=[digest_of(whole)])
         else:
-            registry.complete_layer_upload(complete)
-            assert registry._blob(digest_of(whole)).read_bytes() == whole
+            take("CompleteLayerUpload", layerDigests=[digest_of(whole)])
+            assert (state / "blobs/sha256" / digest_of(whole)[7:]).read_bytes() == whole
 
 
 # --- pulling ----------------------------------------------------------------------------------------------------------
@@ -579,16 +577,16 @@ def test_an_image_that_was_deleted_is_gone(ecr, registry):
 @pytest.mark.parametrize("of", ["layers", "config"])
 def test_a_tampered_blob_is_not_run(ecr, registry, of):
     digest = push(ecr, "good")
-    manifest = json.loads(registry._blob(digest).read_text())
+    manifest = json.loads(registry._blobs.path(digest).read_text())
     blob = manifest["config"] if of == "config" else manifest["layers"][0]
-    registry._blob(blob["digest"]).write_bytes(layer({"app/server.js": "evil"}))
+    registry._blobs.path(blob["digest"]).write_bytes(layer({"app/server.js": "evil"}))
     with pytest.raises(CannotPullContainer, match="unexpected commit digest"):
         pull(registry, digest)
 
 
 def test_a_tampered_manifest_is_not_run(ecr, registry):
     digest = push(ecr)
-    blob = registry._blob(digest)
+    blob = registry._blobs.path(digest)
     blob.write_text(blob.read_text().replace("schemaVersion", "SchemaVersion"))
     with pytest.raises(CannotPullContainer, match="unexpected commit digest"):
         pull(registry, digest)
@@ -616,7 +614,7 @@ def test_an_image_of_many_layers_is_no_snapshot(ecr, registry):
 
 
 def test_a_layer_that_unpacks_to_too_much_is_refused(ecr, registry, monkeypatch):
-    monkeypatch.setattr(module, "MAX_UNPACKED", 1000)
+    monkeypatch.setattr(snapshots, "MAX_UNPACKED", 1000)
     digest = push(ecr, "x" * 2000)
     with pytest.raises(CannotPullContainer, match="more than 1000 bytes"):
         pull(registry, digest)
@@ -649,6 +647,6 @@ def test_a_python_without_extraction_filters_lets_nothing_out_either(tmp_path, m
             bad.type, bad.linkname = tarfile.SYMTYPE, "../outside"
         out.addfile(bad)
     with tarfile.open(archive) as layer, pytest.raises(tarfile.TarError, match="outside"):
-        module._extract_all(layer, home)
+        snapshots.extract_all(layer, home)
     assert (home / "app" / "inner").read_bytes() == b"ok"
     assert not (tmp_path / "outside").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ParamValidationError
 
 from helpers.sandbox.endpoint import AwsError
 
@@ -17,4 +17,6 @@ def on_behalf(operation: Callable[..., dict[str, Any]], **params: Any) -> dict[s
     except ClientError as error:
         told, status = error.response["Error"], error.response["ResponseMetadata"]["HTTPStatusCode"]
         raise AwsError(told["Code"], told["Message"], status) from error
+    except ParamValidationError as error:
+        raise AwsError("InvalidParameterException", str(error)) from error
     return {name: value for name, value in answer.items() if name != "ResponseMetadata"}
