@@ -5,7 +5,7 @@
         endpoint ──► moto (records)          stacks, resources: CloudFormation
             │                                registry: the layers of ECR's images
             ▼
-        scheduler ──► tasks: real processes under a vCPU limit ──► logs
+        scheduler ──► tasks: real processes or containers under a vCPU limit ──► logs
             ▲            ▲        │
             │   requests │        │ CPU really used
             │        balancer: Envoy
@@ -52,7 +52,10 @@ class SandboxError(Exception):
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A running sandbox, as its state file describes it. `real_epoch` and `aws_epoch`: the same moment, in both times."""
+    """A running sandbox, as its state file describes it. `real_epoch` and `aws_epoch`: the same moment, in both times.
+
+    `runtime`: what tasks run as, "process" or "container"; `why`: why they are no containers, if they are not.
+    """
 
     state: str
     pid: int
@@ -61,6 +64,7 @@ class Sandbox:
     runtime: str
     real_epoch: float
     aws_epoch: float
+    why: str = ""
 
     def now(self) -> datetime:
         """AWS time, without asking the sandbox."""
@@ -89,12 +93,12 @@ def attach(state: Path) -> Sandbox | None:
     return here if here.pid == holder else None
 
 
-def start(state: Path, *, speed: float, runtime: str) -> Sandbox:
+def start(state: Path, *, speed: float, runtime: str, why: str = "") -> Sandbox:
     """Start a sandbox on this state directory and wait until its endpoint answers; attach when one runs already."""
     state = state.resolve()
     if running := attach(state):
         return running
-    process = _spawn(state, speed, runtime)
+    process = _spawn(state, speed, runtime, why)
     deadline = time.monotonic() + STARTS_WITHIN
     while time.monotonic() < deadline:
         if running := attach(state):
@@ -107,7 +111,7 @@ def start(state: Path, *, speed: float, runtime: str) -> Sandbox:
                 raise SandboxError(
                     f"The sandbox ended while starting (exit code {process.returncode}).\n{tail(state)}"
                 )
-            process = _spawn(state, speed, runtime)  # the one that was in its way has ended since
+            process = _spawn(state, speed, runtime, why)  # the one that was in its way has ended since
         time.sleep(0.03)
     process.terminate()
     raise SandboxError(
@@ -115,7 +119,7 @@ def start(state: Path, *, speed: float, runtime: str) -> Sandbox:
     )
 
 
-def _spawn(state: Path, speed: float, runtime: str) -> subprocess.Popen[bytes]:
+def _spawn(state: Path, speed: float, runtime: str, why: str) -> subprocess.Popen[bytes]:
     try:
         state.mkdir(parents=True, exist_ok=True)
         log = (state / "sandbox.log").open("ab")
@@ -130,7 +134,7 @@ def _spawn(state: Path, speed: float, runtime: str) -> subprocess.Popen[bytes]:
             f"The disk of {state} is full: {free / 1e6:.0f} MB are free, and the sandbox wants {ROOM / 1e6:.0f}. "
             "Make room or choose another."
         )
-    options = ["--state", str(state), "--speed", str(speed), "--runtime", runtime]
+    options = ["--state", str(state), "--speed", str(speed), "--runtime", runtime, "--why", why]
     with log:
         process = subprocess.Popen(
             [sys.executable, "-m", "helpers.sandbox", *options],

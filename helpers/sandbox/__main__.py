@@ -3,7 +3,7 @@
     python -m helpers.sandbox --state DIR --speed 30 --runtime process
 
 Differs: it ends after two real hours without a request, with everything it runs. After a SIGKILL, the host process
-that caps the tasks ends them.
+that caps the tasks ends them, and has the containers removed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.sandbox import HELD, Sandbox, SandboxError, held
 from helpers.sandbox.clock import AwsClock, Clock
+from helpers.sandbox.ecr.distribution import DistributionError, NoDistribution
 from helpers.sandbox.elb.envoy import EnvoyError
+from helpers.sandbox.fargate.engine import EngineMissing
 
 if TYPE_CHECKING:
     from helpers.sandbox.balancer import Request
     from helpers.sandbox.endpoint import Endpoint
+    from helpers.sandbox.registry import Registry
+    from helpers.sandbox.tasks import RunningTask, Runtime
 
 log = logging.getLogger("sandbox")
 
@@ -63,7 +67,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = ArgumentParser(prog="python -m helpers.sandbox", description="A small AWS on this machine.")
     parser.add_argument("--state", type=Path, required=True, help="directory for its files")
     parser.add_argument("--speed", type=float, default=30.0, help="AWS seconds in a real second")
-    parser.add_argument("--runtime", choices=["process"], default="process", help="what a task runs as")
+    kinds = ["process", "container"]
+    parser.add_argument("--runtime", choices=kinds, default="process", help="what a task runs as")
+    parser.add_argument("--why", default="", help="why it runs as that, for whoever asks")
     options = parser.parse_args(argv)
     options.state.mkdir(parents=True, exist_ok=True)
     clock = AwsClock(options.speed)
@@ -76,11 +82,11 @@ def main(argv: list[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     try:
         with held(options.state) as still_held:
-            Region(options.state, clock).run(still_held)
+            Region(options.state, clock, options.runtime, options.why).run(still_held)
     except SandboxError as error:
         print(error, file=sys.stderr)
         return HELD
-    except EnvoyError as error:
+    except (EnvoyError, EngineMissing, NoDistribution, DistributionError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -90,8 +96,11 @@ def _read_ports(file: Path) -> dict[str, Any]:
     """The ports that an earlier sandbox had; none of a file that nobody can read."""
     try:
         ports = json.loads(file.read_text())
-        balancers = {str(name): int(port) for name, port in ports.get("balancers", {}).items()}
-        return {"endpoint": int(ports.get("endpoint", 0)), "balancers": balancers}
+        by_name = {
+            part: {str(name): int(port) for name, port in ports.get(part, {}).items()}
+            for part in ("balancers", "registries")
+        }
+        return {"endpoint": int(ports.get("endpoint", 0)), **by_name}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
@@ -99,14 +108,14 @@ def _read_ports(file: Path) -> dict[str, Any]:
 class Region:
     """The parts, wired. See the picture in `helpers/sandbox/__init__.py`."""
 
-    def __init__(self, state: Path, clock: AwsClock):
+    def __init__(self, state: Path, clock: AwsClock, runtime: str, why: str = ""):
         # Imported here: whoever only asks for the options need not wait for moto.
         from helpers.sandbox import mends
 
         mends.share_models()
         from helpers.sandbox.endpoint import Endpoint
 
-        self.state, self.clock = state, clock
+        self.state, self.clock, self.why = state, clock, why
         self.ports_file = state / "ports.json"
         self.old_ports = _read_ports(self.ports_file)
         self.endpoint = self._endpoint(Endpoint)
@@ -114,7 +123,7 @@ class Region:
         mends.install_time(clock)
         self.endpoint.on_region = lambda region: mends.furnish(self.endpoint.client("ec2", region))
         mends.preload()
-        self._wire()
+        self._wire(runtime)
 
     def _endpoint(self, make: Callable[[int], Endpoint]) -> Endpoint:
         try:
@@ -122,7 +131,7 @@ class Region:
         except (OSError, SystemExit):  # its old port is taken; werkzeug says so by SystemExit
             return make(0)
 
-    def _wire(self) -> None:
+    def _wire(self, runtime: str) -> None:
         from helpers.sandbox.alarms import Alarms
         from helpers.sandbox.autoscaler import AutoScaler
         from helpers.sandbox.balancer import Balancer
@@ -134,20 +143,17 @@ class Region:
         from helpers.sandbox.logs import AwsLogs
         from helpers.sandbox.meter import Meter
         from helpers.sandbox.records import Records
-        from helpers.sandbox.registry import Registry
         from helpers.sandbox.scheduler import Scheduler
         from helpers.sandbox.stacks import CloudFormation
-        from helpers.sandbox.tasks import ProcessRuntime
 
         state, clock, aws, changes = self.state, self.clock, self.endpoint.client, self.endpoint.changes
         records = Records()
         metric_store.mend_metrics()
         log_store.mend_filter()
         self.host, self.metadata = Host(), MetadataServer(records)
-        logs, registry = AwsLogs(records, aws, clock), Registry(state, clock, aws)
-        self.runtime = ProcessRuntime(
-            state, self.host, clock, registry.image, metadata_url=self.metadata.url, on_start=logs.follow
-        )
+        logs = AwsLogs(records, aws, clock)
+        self.runtime, self.registry = self._runtime(runtime, logs.follow)
+        registry = self.registry
         self.balancer = balancer = Balancer(
             state, clock, aws, changes, records.resolve, self.host.spawn, self.old_ports.get("balancers", {})
         )
@@ -171,6 +177,48 @@ class Region:
             Loop("logs", logs.step, every=0.5),
         ]
 
+    def _runtime(self, kind: str, on_start: Callable[[RunningTask], None]) -> tuple[Runtime, Registry]:
+        """What tasks run as, and the registry that their images come from."""
+        from helpers.sandbox.registry import Registry
+
+        ports = self.old_ports.get("registries", {})
+        if kind == "process":
+            from helpers.sandbox.tasks import ProcessRuntime
+
+            registry = Registry(self.state, self.clock, self.endpoint.client, ports=ports)
+            url = self.metadata.url
+            runtime: Runtime = ProcessRuntime(
+                self.state, self.host, self.clock, registry.image, metadata_url=url, on_start=on_start
+            )
+            return runtime, registry
+        from helpers.sandbox.ecr.distribution import find_distribution
+        from helpers.sandbox.fargate import engine
+        from helpers.sandbox.fargate.containers import ContainerRuntime
+        from helpers.sandbox.fargate.pulls import Pulls
+
+        client, labels = engine.find_engine(), engine.new_labels(self.state)
+        distribution = find_distribution(self.state, self.host.spawn, lambda: client, labels)
+        registry = Registry(self.state, self.clock, self.endpoint.client, distribution, ports)
+        pulls = Pulls(client, registry.pull_spec)
+        runtime = ContainerRuntime(
+            self.state,
+            client,
+            self.clock,
+            pulls,
+            metadata=self._metadata_for_containers,
+            labels=labels,
+            on_start=on_start,
+            at_end=self.host.run_at_end,
+            forget_images=pulls.forget,
+        )
+        return runtime, registry
+
+    def _metadata_for_containers(self, gateway: str | None) -> str:
+        """The metadata endpoint's address in a container. Docker's virtual machines know ours by a name."""
+        if gateway is not None:
+            return self.metadata.listen(gateway)
+        return self.metadata.url.replace("127.0.0.1", "host.docker.internal")
+
     def _requests(self) -> list[Request]:
         """The requests that the load balancers served: these count as use, too."""
         served = self.balancer.requests()
@@ -187,6 +235,7 @@ class Region:
         self.host.start()
         try:
             self.metadata.start()
+            self.registry.start()
             self.balancer.start()
             self.endpoint.start()
             for loop in self.loops:
@@ -197,6 +246,7 @@ class Region:
                 endpoint=self.endpoint.url,
                 speed=self.clock.speed,
                 runtime=self.runtime.name,
+                why=self.why,
                 real_epoch=time.time(),
                 aws_epoch=self.clock.time(),
             )
@@ -216,7 +266,11 @@ class Region:
             self._close()
 
     def _remember_ports(self) -> None:
-        ports = {"endpoint": self.endpoint.port, "balancers": self.balancer.ports()}
+        ports = {
+            "endpoint": self.endpoint.port,
+            "balancers": self.balancer.ports(),
+            "registries": self.registry.ports(),
+        }
         if ports != self.old_ports:
             partial = self.ports_file.with_suffix(".partial")
             try:
@@ -233,6 +287,7 @@ class Region:
         self.scheduler.close()
         self.runtime.close()
         self.balancer.stop()
+        self.registry.close()
         self.host.stop()
         for line in self.endpoint.timings():
             log.info("took: %s", line)

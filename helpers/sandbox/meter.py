@@ -115,6 +115,8 @@ class Meter:
         if process is None or process.poll() is not None:
             return None
         reading = Reading(self.clock.monotonic(), process.cpu_seconds(), process.memory_bytes())
+        if not reading.memory:  # it is just ending: a container's counters go before its exit code is known
+            return None
         self._readings[task.arn] = reading
         return reading
 

@@ -1,11 +1,13 @@
 """Stands in for Fargate: pulls a task's image and runs its container.
 
-Differs: in the process runtime a task is a process of this machine, not a container.
+Differs: in the process runtime a task is a process of this machine, not a container (that one is
+`fargate/containers.py`).
 - Its image is a snapshot of an app's directory; the program that runs it is this machine's Node.js.
 - On Fargate each task has a network interface, and all may listen on the same port. Here they share loopback: each is
   told a free port in PORT, whatever the container port is, and 127.0.0.1 in HOST. An app must listen on PORT.
 - It sees this machine's files. Its working directory is its own copy of the image, node_modules excepted, which all
   tasks of an image share; the copy goes when the task ends.
+- Entry point, user, working directory, read-only root and ulimits of a task definition are not acted on.
 - It has no process namespace. A Node.js app without a SIGTERM handler ends at once with 143; as a container's first
   process it would ignore the signal and be killed after stopTimeout (137).
 - A task is one container.
@@ -25,7 +27,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from helpers.sandbox.clock import Clock
 from helpers.sandbox.fargate.host import LINUX, Host
@@ -73,6 +75,13 @@ class TaskSpec:
     stop_timeout: float = STOP_TIMEOUT
     log_group: str | None = None
     log_stream: str | None = None
+    # What a container has and a process has not.
+    entry_point: list[str] | None = None  # None: the image's
+    user: str | None = None  # None: the image's
+    working_directory: str | None = None  # None: the image's
+    read_only_root: bool = False
+    ulimits: tuple[tuple[str, int, int], ...] = ()  # name, soft, hard
+    architecture: str = "X86_64"  # or "ARM64"
 
     @property
     def task_id(self) -> str:
@@ -109,12 +118,12 @@ class RunningTask(Protocol):
 
 
 class Runtime(Protocol):
-    """What tasks run as: processes, later containers."""
+    """What tasks run as: processes or containers."""
 
     name: str
 
-    def pull(self, image: str, region: str) -> Image:
-        """The image that a reference names. CannotPullContainerError."""
+    def pull(self, image: str, region: str) -> Any:
+        """Have the image that a reference names. CannotPullContainerError."""
 
     def start(self, spec: TaskSpec) -> RunningTask:
         """Start a task. CannotPullContainerError, CannotStartContainerError."""

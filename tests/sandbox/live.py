@@ -51,8 +51,8 @@ def write_app(directory: Path, code: str) -> Path:
 class Live:
     """A running sandbox and boto3 clients of it."""
 
-    def __init__(self, state: Path, speed: float = 30.0):
-        self.here = sandbox.start(state, speed=speed, runtime="process")
+    def __init__(self, state: Path, speed: float = 30.0, runtime: str = "process"):
+        self.here = sandbox.start(state, speed=speed, runtime=runtime)
         self.state = state
 
     def aws(self, service: str) -> Any:

@@ -83,6 +83,15 @@ def test_memory_is_a_share_of_the_tasks_limit(chain):
     assert read(chain, "MemoryUtilization", "Minimum")[0] == pytest.approx(100 * 100 / 512, abs=1e-3)
 
 
+def test_a_container_that_is_just_ending_leaves_no_sample(chain):
+    """Its counters are gone, and stand still, before its exit code is known."""
+    (task, _) = chain.service("web", 2, lambda time, n: 40.0) and chain.records.running()
+    chain.advance(55)
+    task.process.bytes = 0
+    chain.advance(5 + PUBLICATION_DELAY)
+    assert read(chain, "CPUUtilization", "SampleCount")[0] == 1
+
+
 def test_readable_only_once_published(chain):
     chain.service("web", 1)
     chain.advance(60 + PUBLICATION_DELAY - 5)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from helpers.sandbox.clock import AwsClock
-from helpers.sandbox.cloudformation.ecs_resources import Service
+from helpers.sandbox.cloudformation.ecs_resources import Cluster, Service
 from helpers.sandbox.cloudformation.handler import Cancelled, Context, HandlerError, call, reason, shaped
 from helpers.sandbox.cloudformation.schemas import known_types, schema
 from helpers.sandbox.endpoint import Endpoint
@@ -804,3 +805,21 @@ def test_a_service_without_depends_on_meets_a_target_group_without_a_load_balanc
     )
     assert begun.index("LoadBalancer") < begun.index("Service") < begun.index("Listener")
     formation.delete_stack(StackName="race")
+
+
+@pytest.mark.parametrize(("stopping", "goes"), [(0, True), (130, True), (150, False)])
+def test_a_cluster_is_deleted_when_its_tasks_have_had_their_time_to_stop(stopping, goes):
+    """`stopping`: real seconds for which tasks are still there; AWS's own 600 seconds are 20 of them."""
+
+    class TasksThere(Exception):
+        pass
+
+    def delete_cluster(cluster):
+        if ctx.clock.monotonic() - began < stopping:
+            raise TasksThere
+
+    exceptions = SimpleNamespace(ClusterContainsTasksException=TasksThere)
+    ctx, _ = context(SimpleNamespace(delete_cluster=delete_cluster, exceptions=exceptions))
+    began = ctx.clock.monotonic()
+    with nullcontext() if goes else pytest.raises(HandlerError, match="Cluster lab did not stabilize"):
+        Cluster().delete(ctx, "lab", {})

@@ -68,6 +68,26 @@ class TestATasksLife:
         assert (spec.family, spec.revision, spec.cpu, spec.memory) == ("app", 7, 256, 512)
         assert (spec.command, spec.stop_timeout) == (["node", "x.js"], 5.0)
         assert spec.environment == {"COLOUR": "blue"}
+        assert (spec.entry_point, spec.user, spec.read_only_root, spec.ulimits) == (None, None, False, ())
+        assert spec.architecture == "X86_64"
+
+    def test_gets_what_its_definition_says_of_a_container(self, world):
+        limit = {"name": "nofile", "softLimit": 1000, "hardLimit": 2000}
+        world.definition = world.ecs.register(
+            7,
+            entryPoint=["sh", "-c"],
+            user="1000",
+            workingDirectory="/srv",
+            readonlyRootFilesystem=True,
+            ulimits=[limit],
+        )
+        world.create(1)
+        world.run(2)
+        (task,) = world.tasks()
+        spec = world.process(task).spec
+        assert (spec.entry_point, spec.user, spec.working_directory) == (["sh", "-c"], "1000", "/srv")
+        assert spec.read_only_root
+        assert spec.ulimits == (("nofile", 1000, 2000),)
         assert (spec.log_group, spec.log_stream) == ("/ecs/lab", f"app/app/{task.id}")
 
     def test_counts_from_its_first_healthy_answer(self, world):

@@ -24,6 +24,7 @@ STEADY_TIMEOUT = 3 * 3600
 TASKS_END_WITHIN = (
     600  # AWS seconds until a cluster's last tasks have given back their network interfaces (U)
 )
+LONGEST_STOP = 120  # real seconds, Fargate's limit for stopTimeout: an app's own time is not AWS time here
 
 
 class Cluster(Handler):
@@ -60,7 +61,7 @@ class Cluster(Handler):
                 return False  # a service's last tasks still give back their network interfaces
             return True
 
-        ctx.until(gone, f"Cluster {physical}", TASKS_END_WITHIN)
+        ctx.until(gone, f"Cluster {physical}", TASKS_END_WITHIN + LONGEST_STOP * ctx.clock.speed)
 
     def describe(self, ctx: Context, physical: str, p: Properties) -> dict[str, Any]:
         return {"Arn": ctx.aws("ecs").describe_clusters(clusters=[physical])["clusters"][0]["clusterArn"]}

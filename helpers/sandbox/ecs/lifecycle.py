@@ -208,6 +208,15 @@ class Lifecycle:
                 stop_timeout=float(container.get("stopTimeout") or STOP_TIMEOUT),
                 log_group=stream[0] if stream else None,
                 log_stream=stream[1] if stream else None,
+                entry_point=container.get("entryPoint") or None,
+                user=container.get("user") or None,
+                working_directory=container.get("workingDirectory") or None,
+                read_only_root=container.get("readonlyRootFilesystem", False),
+                ulimits=tuple(
+                    (limit["name"], limit["softLimit"], limit["hardLimit"])
+                    for limit in container.get("ulimits", [])
+                ),
+                architecture=definition.architecture,
             )
         )
 

@@ -38,7 +38,6 @@ LEFT_OUT = (
     "healthCheck",
     "mountPoints",
     "dependsOn",
-    "ulimits",
     "linuxParameters",
 )
 
@@ -54,6 +53,11 @@ class Definition:
     memory: int  # MiB
     raw: dict[str, Any] = field(repr=False)
     tags: list[dict[str, str]] = field(default_factory=list, repr=False)
+
+    @property
+    def architecture(self) -> str:
+        """As AWS writes it: X86_64 or ARM64."""
+        return self.raw.get("runtimePlatform", {}).get("cpuArchitecture") or "X86_64"
 
     def container(self, name: str | None = None) -> dict[str, Any]:
         """The container that runs: the one of this name, else the first essential one."""

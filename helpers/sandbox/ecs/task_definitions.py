@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from helpers.sandbox.ecr.references import is_of_ecr
 from helpers.sandbox.endpoint import AwsError, Call, Handler
 
 # Memory in MiB by CPU units: "Task CPU and memory", Amazon ECS Developer Guide.
@@ -48,7 +49,7 @@ def register_task_definition(call: Call) -> dict[str, Any]:
                 "See the Amazon ECS documentation for the valid values."
             )
         images = [container.get("image", "") for container in call.params.get("containerDefinitions", ())]
-        if any(".dkr.ecr." in image for image in images) and not call.params.get("executionRoleArn"):
+        if any(map(is_of_ecr, images)) and not call.params.get("executionRoleArn"):
             raise _refused(
                 "Fargate requires task definition to have execution role ARN to support ECR images."
             )

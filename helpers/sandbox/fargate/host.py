@@ -8,12 +8,14 @@ and at the pipe's end, even after a SIGKILL of the sandbox, it kills every group
 
 Run as `python -I host.py` it is that process, and needs only the standard library (and psutil where there is no
 /proc). It reads lines: `cap <group> <start> <vcpu>`, `watch <group> <start>`, `forget <group>`; `start` is the
-leader's start time, without which a reused process id could be taken for a task. Imported, it is `Host`, the
-sandbox's side. All times here are real seconds.
+leader's start time, without which a reused process id could be taken for a task; and `last <argv in JSON>`, a command to
+run at the pipe's end, for what is not a process. Imported, it is `Host`, the sandbox's side. All times here are real
+seconds.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import select
@@ -251,6 +253,7 @@ class Keeper:
     def __init__(self, source: int):
         self.source = source
         self.groups: dict[int, Group] = {}
+        self.last: list[str] = []
         self._rest = b""
         self._scan_at = 0.0
 
@@ -267,6 +270,8 @@ class Keeper:
         for group in self.groups.values():
             group.cpu.meet(members[group.group])
             group.signal(signal.SIGKILL)
+        if self.last:
+            subprocess.Popen(self.last, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
     def _commands(self) -> bool:
         """Wait for commands or the next look, and obey; False at the end of the pipe."""
@@ -277,10 +282,14 @@ class Keeper:
         data = os.read(self.source, 65536)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            self._obey(line.decode().split())
+            self._obey(line.decode())
         return bool(data)
 
-    def _obey(self, words: list[str]) -> None:
+    def _obey(self, line: str) -> None:
+        words = line.split()
+        if words[0] == "last":
+            self.last = json.loads(line.removeprefix("last "))
+            return
         verb, number = words[0], int(words[1])
         old = self.groups.pop(number, None)
         if old and verb == "forget":
@@ -315,6 +324,7 @@ class Host:
         self._cpu: dict[int, GroupCpu] = {}
         self._members: dict[int, list[int]] = {}
         self._members_at = float("-inf")
+        self._last: list[str] = []
         self._stopping = False
 
     @property
@@ -337,6 +347,7 @@ class Host:
                     raise RuntimeError("the sandbox's host process did not start: see the lines above")
             for _, line in self._children.values():
                 self._tell(line)
+            self._tell(f"last {json.dumps(self._last)}")
             threading.Thread(target=self._guard, args=(self._process,), name="host", daemon=True).start()
 
     def spawn(
@@ -359,6 +370,13 @@ class Host:
             self._cpu.pop(child.pid, None)
             if self._children.pop(child.pid, None) and not self._stopping:
                 self._tell(f"forget {child.pid}")
+
+    def run_at_end(self, command: Sequence[str]) -> None:
+        """What the host process runs when the sandbox has ended; nothing if empty."""
+        with self._lock:
+            self._last = list(command)
+            if self._process and not self._stopping:
+                self._tell(f"last {json.dumps(self._last)}")
 
     def stop(self) -> None:
         """Kill all that is left, and the host process. Real seconds: at most ten, usually none."""

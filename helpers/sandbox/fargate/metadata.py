@@ -1,7 +1,8 @@
 """Stands in for the task metadata endpoint, version 4, where an app asks which task it is.
 
-Differs: it is one server on 127.0.0.1 for all tasks, so that any task can ask about any other; a task's network
-interface is as ECS records it, though the app listens on loopback. Statistics have CPU and memory only.
+Differs: it is one server for all tasks, on 127.0.0.1 and, for containers, on this machine's address in their network,
+so that any task can ask about any other; a task's network interface is as ECS records it, though the app listens
+elsewhere. Statistics have CPU and memory only.
 """
 
 from __future__ import annotations
@@ -23,19 +24,25 @@ class MetadataServer:
     """Serves `<url>/v4/<task id>`, the value of ECS_CONTAINER_METADATA_URI_V4, from the records as they are."""
 
     def __init__(self, records: Records, port: int = 0):
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(records))
-        self._server.daemon_threads = True
-        self.port: int = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}"
+        self._handler = _handler(records)
+        self._servers: list[ThreadingHTTPServer] = []
+        self.url = self.listen("127.0.0.1", port)
+
+    def listen(self, address: str, port: int = 0) -> str:
+        """Take an address, before `start`; the URL that leads there. OSError when it is not this machine's."""
+        server = ThreadingHTTPServer((address, port), self._handler)
+        server.daemon_threads = True
+        self._servers.append(server)
+        return f"http://{address}:{server.server_port}"
 
     def start(self) -> None:
-        threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), name="metadata", daemon=True
-        ).start()
+        for server in self._servers:
+            threading.Thread(target=server.serve_forever, args=(0.05,), name="metadata", daemon=True).start()
 
     def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
 
 
 def answer(records: Records, path: str) -> dict[str, Any] | None:

@@ -46,8 +46,9 @@ def test_every_size_has_two_to_eight_gb_for_a_vcpu(cpu: int, memory: int) -> Non
         assert 2 * cpu <= memory <= 8 * cpu
 
 
-def test_an_image_in_ecr_needs_a_role_to_pull_it_with() -> None:
-    images = [{"name": "app", "image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/app@sha256:0"}]
+@pytest.mark.parametrize("registry", ["123456789012.dkr.ecr.us-east-1.amazonaws.com", "127.0.0.1:40001"])
+def test_an_image_in_ecr_needs_a_role_to_pull_it_with(registry: str) -> None:
+    images = [{"name": "app", "image": f"{registry}/app@sha256:0"}]
     with pytest.raises(AwsError, match="execution role ARN to support ECR images"):
         call(containerDefinitions=images)
     assert call(containerDefinitions=images, executionRoleArn="arn:aws:iam::123456789012:role/r")

@@ -202,7 +202,7 @@ host.start()
 kinds = {{
     "asleep": "import time; print(0, flush=True); time.sleep(600)",
     "burning": "print(0, flush=True)\\nwhile True: pass",
-    "stopped": "import os, signal; print(0, flush=True); os.kill(os.getpid(), signal.SIGSTOP)",
+    "stopped": "import os, signal, time; print(0, flush=True); os.kill(os.getpid(), signal.SIGSTOP); time.sleep(600)",
     "deaf": "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(0, flush=True); time.sleep(600)",
     "with a child": "import os, time; pid = os.fork(); pid and print(pid, flush=True); time.sleep(600)",
 }}
@@ -218,12 +218,14 @@ time.sleep(600)
 def test_nothing_outlives_a_sandbox_that_is_killed() -> None:
     sandbox = subprocess.Popen([sys.executable, "-c", SANDBOX], stdout=subprocess.PIPE)
     assert sandbox.stdout is not None
-    with sandbox.stdout as answer:
-        pids = [int(word) for word in answer.readline().split()]
-    assert len(pids) == 11
-    assert not any(gone(pid) for pid in pids)
-    sandbox.kill()
-    sandbox.wait()
+    try:
+        with sandbox.stdout as answer:
+            pids = [int(word) for word in answer.readline().split()]
+        assert len(pids) == 11
+        assert not any(gone(pid) for pid in pids)
+    finally:
+        sandbox.kill()
+        sandbox.wait()
     until(lambda: all(gone(pid) for pid in pids))
 
 
@@ -306,3 +308,34 @@ def test_forgetting_after_the_end_is_quiet() -> None:
     host.stop()
     host.forget(child)
     assert child.returncode == -signal.SIGKILL
+
+
+def touch(file: Path) -> list[str]:
+    return python(f"open({str(file)!r}, 'w')")
+
+
+def test_after_the_sandboxs_end_the_last_command_is_run(tmp_path: Path) -> None:
+    host = Host()
+    host.run_at_end(touch(tmp_path / "never"))
+    host.start()
+    host.run_at_end(touch(tmp_path / "with spaces"))
+    host.stop()
+    until((tmp_path / "with spaces").exists)
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_host_that_was_killed_leaves_the_last_command_to_its_successor(host: Host, tmp_path: Path) -> None:
+    host.run_at_end(touch(tmp_path / "ran"))
+    first = host.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    until(lambda: host.pid not in (None, first))
+    host.stop()
+    until((tmp_path / "ran").exists)
+
+
+def test_a_last_command_that_was_taken_back_is_not_run(host: Host, tmp_path: Path) -> None:
+    host.run_at_end(touch(tmp_path / "never"))
+    host.run_at_end([])
+    host.stop()
+    assert not (tmp_path / "never").exists()

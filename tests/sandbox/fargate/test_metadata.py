@@ -109,3 +109,14 @@ def test_what_is_not_there_is_404(get: Get, path: str) -> None:
         get(path)
     assert error.value.code == 404
     error.value.close()
+
+
+def test_it_listens_where_containers_can_reach_it_too(records: Records) -> None:
+    server = MetadataServer(records)
+    other = server.listen("127.0.0.2")
+    server.start()
+    path = f"/v4/{ARN.rsplit('/', 1)[-1]}"
+    answers = [json.load(urllib.request.urlopen(url + path, timeout=10)) for url in (server.url, other)]
+    server.stop()
+    assert answers[0] == answers[1]
+    assert other.startswith("http://127.0.0.2:")
