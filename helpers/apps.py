@@ -1,10 +1,12 @@
 """`run_app`: the app as one process on this machine, with a task's CPU and memory and nothing of ECS around it.
 
-As with a container, the first process is the app: SIGTERM goes to it alone, and when it has ended, the rest goes, too.
+An image that Docker built runs as a container instead: helpers/containers.py. As with a container, the first process is the app: SIGTERM goes to it alone, and when it has ended, the rest goes, too.
 """
 
 from __future__ import annotations
 
+import shutil
+import socket
 import threading
 import time
 import urllib.error
@@ -12,7 +14,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, IncompleteRead
+from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from helpers.errors import TutorialError
 
 if TYPE_CHECKING:
+    from helpers.images import Image
     from helpers.sandbox.tasks import RunningTask
 
 # Real seconds
@@ -34,6 +37,7 @@ MIB = 2**20
 VCPU = (0.01, 16, "vCPU, such as 0.25")  # at most what the largest task on Fargate has; so the next
 MEMORY = (1, 122_880, "MiB, a whole number such as 512")
 STOP = (0, 3600, "real seconds, such as 30")
+TAKES = (0, 60, "real seconds, such as 3")
 _running: App | None = None
 
 
@@ -126,7 +130,7 @@ class AppNotStarted(TutorialError):
 
 
 def run_app(
-    app_dir: str | Path,
+    app_dir: str | Path | Image,
     *,
     vcpu: float = 0.25,
     memory: int = 512,
@@ -135,36 +139,81 @@ def run_app(
 ) -> App:
     """Start the app and return when it answers. The one that this notebook ran before is ended first.
 
-    `app_dir`: where its package.json is; a relative one starts at the checkout. `memory` in MiB. `command`: its words,
-    ["npm", "start"]; unless told, what package.json's script `start` says, without npm. `environment` comes on top of
-    what every app gets, PORT among it. AppNotStarted if it does not answer; other TutorialErrors if it cannot be run.
+    `app_dir`: where its package.json is; a relative one starts at the checkout. Or an image, what `build_image` returns:
+    one that Docker built runs as a container, a snapshot's command as a process in the app's directory. `memory` in MiB.
+    `command`: its words, ["npm", "start"]; unless told, the image's, or what package.json's script `start` says, without
+    npm. `environment` comes on top of the image's and of what every app gets, PORT among it. AppNotStarted if it does
+    not answer; other TutorialErrors if it cannot be run.
     """
-    global _running
     from helpers import session
-    from helpers.images import start_command
+    from helpers.builds import DockerImage
+    from helpers.snapshots import Snapshot, start_command
 
+    if isinstance(app_dir, DockerImage):
+        from helpers import containers
+
+        return containers.run_container(
+            app_dir, vcpu=vcpu, memory=memory, command=command, environment=environment
+        )
+    settings = check_settings(vcpu, memory, environment)
+    if isinstance(app_dir, Snapshot):
+        settings = {**shell_of_the_image(), **app_dir.environment, **settings}
+        app_dir, command = app_dir.app, app_dir.command if command is None else command
     app, words = start_command(app_dir, command)
-    _check_number("vcpu", vcpu, Real, *VCPU)
-    _check_number("memory", memory, Integral, *MEMORY)
-    settings = _settings(environment)
-    last, _running = _running, None
-    with suppress(Exception):  # whatever is wrong with that one is no reason not to start another
-        if last is not None:
-            last.kill()
+    end_the_last()
     process = session.run_process(app, words, vcpu=vcpu, memory=memory, environment=settings)
-    _running = started = App(
-        process, vcpu, memory
-    )  # known before it answers: an interrupted cell leaves none behind
-    _wait_until_it_answers(started)
+    started = App(process, vcpu, memory)
+    remember(started)
+    wait_until_it_answers(started)
     return started
 
 
-def try_app(app_dir: str | Path, **settings: Any) -> App:
+def try_app(app_dir: str | Path | Image, **settings: Any) -> App:
     """As `run_app`, but an app that ends before it answers is a result, too."""
     try:
         return run_app(app_dir, **settings)
     except AppNotStarted as told:
         return told.app
+
+
+def end_the_last() -> None:
+    """End the app that this notebook ran last, process or container."""
+    global _running
+    last, _running = _running, None
+    with suppress(Exception):  # whatever is wrong with that one is no reason not to start another
+        if last is not None:
+            last.kill()
+
+
+def remember(app: App) -> None:
+    """The app that this notebook runs now. Known before it answers: an interrupted cell leaves none behind."""
+    global _running
+    _running = app
+
+
+def last_run() -> App | None:
+    return _running
+
+
+def shell_of_the_image() -> dict[str, str]:
+    """The setting that has npm start scripts with the shell that Debian, and so `node:24-slim`, has as sh; empty where
+    this machine has none. Another shell may pass a signal on that this one does not."""
+    dash = shutil.which("dash")
+    return {"npm_config_script_shell": dash} if dash else {}
+
+
+def has_the_shell(image: object) -> bool:
+    """Whether npm starts an image's scripts with that shell: in a container of it always."""
+    from helpers.builds import DockerImage
+
+    return isinstance(image, DockerImage) or bool(shell_of_the_image())
+
+
+def check_settings(vcpu: object, memory: object, environment: object) -> dict[str, str]:
+    """The environment as texts. TutorialError for what cannot be."""
+    _check_number("vcpu", vcpu, Real, *VCPU)
+    _check_number("memory", memory, Integral, *MEMORY)
+    return _settings(environment)
 
 
 def _check_number(
@@ -212,7 +261,8 @@ def _answers(url: str, patience: float) -> bool:
     return True
 
 
-def _wait_until_it_answers(app: App) -> None:
+def wait_until_it_answers(app: App) -> None:
+    """Return once it answers. AppNotStarted, and the app ended, when it does not in time."""
     deadline = time.monotonic() + ANSWERS_WITHIN
     while time.monotonic() < deadline:
         if _answers(app.url, deadline - time.monotonic()) and not app.over_memory():
@@ -240,17 +290,20 @@ def _wait_until_it_answers(app: App) -> None:
 class Stopped:
     """What became of a request that was being worked on when the app was stopped, and of the app.
 
-    `outcome`: "HTTP 200", or how the connection ended; `seconds`: real ones from SIGTERM to the app's end.
+    `outcome`: "HTTP 200", or how the connection ended; `seconds`: real ones from SIGTERM to the app's end; `held`: whether
+    the app answers so soon that the request's last line was held back.
     """
 
     answered: bool
     outcome: str
     exit_code: int | None
     seconds: float
+    held: bool = False
 
     def __repr__(self) -> str:
         request = f"was answered ({self.outcome})" if self.answered else f"got no answer ({self.outcome})"
-        return f"The request {request}, and the app ended with exit code {self.exit_code}."
+        half = ", of which the last line came after SIGTERM," if self.held else ""
+        return f"The request{half} {request}, and the app ended with exit code {self.exit_code}."
 
 
 class _Request(threading.Thread):
@@ -260,13 +313,18 @@ class _Request(threading.Thread):
         super().__init__(daemon=True)
         self.status: int | None = None
         self.outcome = "no answer came"
-        host, port = app.url.removeprefix("http://").split(":")
-        self._connection = HTTPConnection(host, int(port), timeout=2 * STOP_TIMEOUT)
+        self._connection = HTTPConnection(*_address(app), timeout=2 * STOP_TIMEOUT)
+        self._send(path)
+
+    def _send(self, path: str) -> None:
         self._connection.request("GET", path)
+
+    def _answer(self) -> HTTPResponse:
+        return self._connection.getresponse()
 
     def run(self) -> None:
         try:
-            answer = self._connection.getresponse()
+            answer = self._answer()
             answer.read()
             self.status, self.outcome = answer.status, f"HTTP {answer.status}"
         except TimeoutError:
@@ -279,11 +337,43 @@ class _Request(threading.Thread):
             self._connection.close()
 
 
-def stop_during_a_request(app: App, path: str = "/", *, timeout: float = STOP_TIMEOUT) -> Stopped:
+class _Held(_Request):
+    """A request whose last line follows after `takes` real seconds: until then the app has begun with it and waits."""
+
+    def __init__(self, app: App, path: str, takes: float):
+        self._takes = takes
+        super().__init__(app, path)
+
+    def _send(self, path: str) -> None:
+        host, port = self._connection.host, self._connection.port
+        self._connection.connect()
+        self._connection.sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n".encode())
+
+    def _answer(self) -> HTTPResponse:
+        connection = self._connection.sock
+        connection.settimeout(self._takes)
+        with suppress(TimeoutError):
+            connection.recv(1, socket.MSG_PEEK)  # an app that goes away meanwhile closes it
+        connection.settimeout(2 * STOP_TIMEOUT)
+        connection.sendall(b"Connection: close\r\n\r\n")
+        answer = HTTPResponse(connection, method="GET")
+        answer.begin()
+        return answer
+
+
+def _address(app: App) -> tuple[str, int]:
+    host, port = app.url.removeprefix("http://").split(":")
+    return host, int(port)
+
+
+def stop_during_a_request(
+    app: App, path: str = "/", *, timeout: float = STOP_TIMEOUT, takes: float = 1.0
+) -> Stopped:
     """Send one request, and stop the app once it is seen to be working on it.
 
-    As `App.stop`: SIGTERM, and SIGKILL after `timeout` real seconds. TutorialError when the request is over before
-    that: `path` must take longer than about 20 ms of CPU time, or wait for something.
+    As `App.stop`: SIGTERM, and SIGKILL after `timeout` real seconds. `path` should take longer than about 20 ms of CPU
+    time, or wait for something. Where it is answered sooner, the last line of another request is held back for `takes`
+    real seconds after SIGTERM.
     """
     if not isinstance(app, App):
         raise TutorialError(
@@ -292,22 +382,28 @@ def stop_during_a_request(app: App, path: str = "/", *, timeout: float = STOP_TI
             next="Give it what run_app returns: stop_during_a_request(run_app(app_dir)).",
         )
     _check_number("timeout", timeout, Real, *STOP)
+    _check_number("takes", takes, Real, *TAKES)
     try:
         request = _Request(app, path)
+        # On loopback the request is at the app's door by now: what the app uses from here on is for that.
+        before = app.cpu_seconds
+        request.start()
+        held = not _is_at_work(app, request, before)
+        if held:
+            request = _Held(app, path, takes)
+            app.status(path)  # by its answer the app has read what came before
+            request.start()
     except OSError as error:
         raise _not_there(app, error) from None
-    # On loopback the request is at the app's door by now: what the app uses from here on is for that.
-    before = app.cpu_seconds
-    request.start()
-    _wait_until_at_work(app, request, before)
     began = time.monotonic()
     app.stop(timeout)
     seconds = time.monotonic() - began
     request.join(DIES_WITHIN)
-    return Stopped(request.status is not None, request.outcome, app.exit_code, seconds)
+    return Stopped(request.status is not None, request.outcome, app.exit_code, seconds, held)
 
 
-def _wait_until_at_work(app: App, request: _Request, before: float) -> None:
+def _is_at_work(app: App, request: _Request, before: float) -> bool:
+    """True once the app works on it; False when it was answered before that could be seen."""
     now = time.monotonic()
     deadline, used, still_since = now + AT_WORK_WITHIN, before, now
     while request.is_alive() and app.running:
@@ -315,7 +411,7 @@ def _wait_until_at_work(app: App, request: _Request, before: float) -> None:
         if used != last:
             still_since = now
         if used - before >= AT_WORK or (used > before and now - still_since >= STILL):
-            return
+            return True
         if now > deadline:
             raise TutorialError(
                 "The app does not begin with the request.",
@@ -325,8 +421,10 @@ def _wait_until_at_work(app: App, request: _Request, before: float) -> None:
         time.sleep(0.002)
     with suppress(RuntimeError):
         request.join(DIES_WITHIN)
+    if request.status is not None and app.running:
+        return False
     raise TutorialError(
         "The request was over before the app could be stopped.",
         seen=f"{request.outcome}; {app}",
-        next='Ask for something that takes longer; the sample app with environment={"WORK_MS": "500"}.',
+        next="Look at app.log.",
     )

@@ -32,6 +32,14 @@ DOCKER_PATIENCE = (
 PATIENCE = 10.0  # real seconds for what the course needs; a busy machine is no reason to call it missing
 DISK = 10**9  # bytes; the set-up done, runs and a sandbox's state are far from filling it
 ROOM_FOR_IMAGES = 5 * 10**9  # bytes; base images of two versions, a build cache
+APP = ROOT / "sample-app"
+REGISTRY = (
+    "docker-registry"  # the program that keeps images, as Debian and Ubuntu call it; or one of these images
+)
+REGISTRY_IMAGES = {
+    f"{name}:{tag}" for name in ("registry", "public.ecr.aws/docker/library/registry") for tag in "23"
+}
+PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 IN_THE_ENVIRONMENT = (  # what an AWS SDK takes credentials from, beside files
     "AWS_ACCESS_KEY_ID",
     "AWS_PROFILE",
@@ -60,6 +68,20 @@ GET_RIGHTS = {
     MACOS: "restart Docker Desktop or Colima as the user that you are now",
     WSL: "`sudo usermod -aG docker $USER`, then `wsl --shutdown` in Windows. Who is in that group can become root here",
 }
+GET_REGISTRY = {
+    LINUX: "`sudo apt-get install docker-registry` on Debian and Ubuntu, or `docker pull registry:2`",
+    MACOS: "`docker pull registry:2`",
+    WSL: "`sudo apt-get install docker-registry` inside WSL, or `docker pull registry:2`",
+}
+TELL_THE_PROXY = {
+    LINUX: "`sudo systemctl edit docker` with `[Service]` and `Environment=HTTPS_PROXY=…`, then "
+    "`sudo systemctl restart docker`; a company's certificate goes where the system keeps its own",
+    MACOS: "Docker Desktop → Settings → Resources → Proxies; or `colima start --env HTTPS_PROXY=…`",
+    WSL: "Docker Desktop → Settings → Resources → Proxies; for an engine inside WSL, HTTPS_PROXY in /etc/default/docker",
+}
+MAKE_ROOM = (
+    "`docker system df` shows what Docker holds; `docker image prune` and `docker builder prune` make room"
+)
 FOR_FARGATE = "Fargate runs amd64 unless told: build with `--platform linux/amd64`, or ask for ARM64 in the task definition"
 INSTALL_NODE = {
     LINUX: "install Node.js 24 (https://nodejs.org, or your distribution's packages); 22 runs the course, too",
@@ -82,7 +104,10 @@ class Program:
 @dataclass(frozen=True)
 class Docker:
     """`client`: its version, "" when there is none. `engine`: version and platform, "" when none answers.
-    `rights`: "yes", "no" or "after a new login" on the socket, "" where there is no socket to have rights on."""
+    `rights`: "yes", "no" or "after a new login" on the socket, "" where there is no socket to have rights on; `by` says
+    how. `room`: bytes free where an engine of this machine keeps its images, which is `images_at`; None for another's.
+    `base`: the sample app's base image, and `has_base` whether it is there; `registry`: what would keep pushed images;
+    `proxy`: whether the engine has one."""
 
     client: str = ""
     engine: str = ""
@@ -90,6 +115,17 @@ class Docker:
     endpoint: str = ""
     rights: str = ""
     problem: str = ""
+    by: str = ""
+    images_at: str = ""
+    room: int | None = None
+    base: str = ""
+    has_base: bool = False
+    registry: str = ""
+    proxy: bool = False
+
+    @property
+    def architecture(self) -> str:
+        return self.engine.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -103,6 +139,7 @@ class Facts:
     envoy: Program
     disk_free: int
     credentials: tuple[str, ...]
+    proxy: bool = False  # whether this shell uses one
 
 
 def gather() -> Facts:
@@ -125,6 +162,7 @@ def gather() -> Facts:
         envoy=found["envoy"],
         disk_free=shutil.disk_usage(ROOT).free,
         credentials=credentials_found((at_the_start, os.environ), Path.home()),
+        proxy=any(os.environ.get(name) for name in PROXIES),
     )
 
 
@@ -141,7 +179,7 @@ def docker_facts(
     has: Callable[[str], object] = shutil.which,
     environ: Mapping[str, str] = os.environ,
 ) -> Docker:
-    """Ask the docker command about itself, its context and its engine."""
+    """Ask the docker command about itself, its context, its engine, and what that has. Nothing is fetched."""
     if not has("docker"):
         return Docker(problem="not found")
     asked = side_by_side(
@@ -152,6 +190,10 @@ def docker_facts(
                 DOCKER_PATIENCE,
             ),
             "engine": lambda: run(["docker", "version", "--format", "{{json .Server}}"], DOCKER_PATIENCE),
+            "info": lambda: run(["docker", "info", "--format", "{{json .}}"], DOCKER_PATIENCE),
+            "images": lambda: run(
+                ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"], DOCKER_PATIENCE
+            ),
         }
     )
     client = re.search(r"^Docker version ([\w.+-]+)", asked["client"].out)
@@ -161,23 +203,62 @@ def docker_facts(
     endpoint = environ.get("DOCKER_HOST") or endpoint
     engine = _server(asked["engine"].out)
     socket = Path(endpoint.removeprefix("unix://")) if endpoint.startswith("unix://") else None
-    return Docker(
+    found = Docker(
         client=client[1],
         engine=engine,
         context="DOCKER_HOST" if environ.get("DOCKER_HOST") else context,
         endpoint=endpoint,
         rights=rights_on(socket) if socket else "",
         problem="" if engine else asked["engine"].first_line or "no engine answers",
+        by=rights_by(socket) if socket else "",
     )
+    return _with_what_it_has(found, _parsed(asked["info"].out), asked["images"].out, has) if engine else found
+
+
+def _with_what_it_has(
+    docker: Docker, info: dict[str, Any], images: str, has: Callable[[str], object]
+) -> Docker:
+    there, base = set(images.splitlines()), base_image()
+    image = min(there & REGISTRY_IMAGES, default="")
+    # An engine in a virtual machine has another kernel, and its disk cannot be seen from here.
+    own = docker.endpoint.startswith("unix://") and info.get("KernelVersion") == platform.release()
+    room = None
+    with suppress(OSError):
+        room = shutil.disk_usage(info["DockerRootDir"]).free if own and info.get("DockerRootDir") else None
+    return replace(
+        docker,
+        images_at=info.get("DockerRootDir", "") if own else "",
+        room=room,
+        base=base,
+        has_base=base in there,
+        registry=f"{REGISTRY}, on the PATH" if has(REGISTRY) else f"the image {image}" if image else "",
+        proxy=bool(info.get("HttpProxy") or info.get("HttpsProxy")),
+    )
+
+
+def base_image() -> str:
+    """What the sample app's image is built on; "" when its Dockerfile cannot be read."""
+    from helpers.dockerfile import read, stages
+
+    try:
+        return stages(read(APP))[-1].base
+    except TutorialError:
+        return ""
 
 
 def _server(text: str) -> str:
     """Version and platform of an engine, of what `docker version` says about it as JSON; "" for none."""
+    server = _parsed(text)
+    if not server.get("Version"):
+        return ""
+    return f"{server['Version']} for {server.get('Os', '?')}/{server.get('Arch', '?')}"
+
+
+def _parsed(text: str) -> dict[str, Any]:
     with suppress(ValueError):
-        server = json.loads(text)
-        if isinstance(server, dict) and server.get("Version"):
-            return f"{server['Version']} for {server.get('Os', '?')}/{server.get('Arch', '?')}"
-    return ""
+        told = json.loads(text)
+        return told if isinstance(told, dict) else {}
+    return {}
 
 
 def rights_on(socket: Path) -> str:
@@ -189,6 +270,21 @@ def rights_on(socket: Path) -> str:
     if os.access(socket, os.R_OK | os.W_OK):
         return "yes"
     return "after a new login" if about.st_mode & stat.S_IWGRP and _is_member(about.st_gid) else "no"
+
+
+def rights_by(socket: Path) -> str:
+    """How this user may use a socket: "as root", "by the group docker", "it is yours", or "" for another way or none."""
+    import grp
+
+    with suppress(OSError, KeyError):
+        about = socket.stat()
+        if os.geteuid() == 0:
+            return "as root"
+        if about.st_uid == os.geteuid():
+            return "it is yours"
+        if about.st_gid in os.getgroups():
+            return f"by the group {grp.getgrgid(about.st_gid).gr_name}"
+    return ""
 
 
 def _is_member(group: int) -> bool:
@@ -283,10 +379,11 @@ def findings(facts: Facts) -> list[Finding]:
     node_next = f"{INSTALL_NODE[system]}, then {SET_UP_AGAIN}"
     return [
         *_of_docker(facts.docker, system),
+        *(_of_the_engine(facts) if facts.docker.engine else []),
         _of_program("Node.js", facts.node, node_next),
         _of_program("npm", facts.npm, f"it comes with Node.js: {node_next}"),
         _of_program("Envoy", facts.envoy, SET_UP_AGAIN),
-        _of_disk(facts.disk_free, bool(facts.docker.engine)),
+        _of_disk(facts.disk_free),
         _of_credentials(facts.credentials),
     ]
 
@@ -300,8 +397,7 @@ def _of_docker(docker: Docker, system: str) -> list[Finding]:
     client = Finding("Docker client", docker.client)
     where = f"context {docker.context}, {docker.endpoint}" if docker.endpoint else "no context"
     if docker.engine:
-        other = not docker.engine.endswith("/amd64")
-        engine = Finding("Docker engine", f"{docker.engine}, by {where}", next=FOR_FARGATE if other else "")
+        engine = Finding("Docker engine", f"{docker.engine}, by {where}")
     else:
         late = f" ({docker.problem})" if docker.problem.startswith("no answer") else ""
         engine = Finding(
@@ -309,13 +405,68 @@ def _of_docker(docker: Docker, system: str) -> list[Finding]:
         )
     rights = {
         "": [],
-        "yes": [Finding("Rights on its socket", "yes")],
+        "yes": [
+            Finding(
+                "Rights on its socket",
+                ", ".join(["yes", *([docker.by] if docker.by else [])]) + _means(docker),
+            )
+        ],
         "no": [Finding("Rights on its socket", "no", good=False, next=GET_RIGHTS[system])],
         "after a new login": [
             Finding("Rights on its socket", "after a new login", good=False, next="log out and in again")
         ],
     }
     return [client, engine, *rights[docker.rights]]
+
+
+def _means(docker: Docker) -> str:
+    return ", whose members can become root here" if docker.by.startswith("by the group") else ""
+
+
+def _of_the_engine(facts: Facts) -> list[Finding]:
+    """What an engine that answers has for building images and running tasks from them."""
+    docker, system = facts.docker, facts.system
+    fits = docker.architecture == "amd64"
+    architecture = Finding(
+        "Its processor",
+        f"{docker.architecture}, as the task definition's X86_64" if fits else f"{docker.architecture}",
+        next="" if fits else FOR_FARGATE,
+    )
+    if docker.room is None:
+        room = Finding(
+            "Room for images", "not seen from here: the engine is on another machine, or in a virtual one"
+        )
+    else:
+        enough = docker.room >= ROOM_FOR_IMAGES
+        wants = f"building wants {ROOM_FOR_IMAGES / 1e9:g} GB: {MAKE_ROOM}"
+        room = Finding(
+            "Room for images",
+            f"{docker.room / 1e9:.1f} GB free at {docker.images_at}",
+            good=enough,
+            next="" if enough else wants,
+        )
+    if docker.has_base:
+        base = Finding("Base image", f"{docker.base} is there")
+    else:
+        other = (
+            "This shell uses a proxy and the engine does not"
+            if facts.proxy and not docker.proxy
+            else "Behind a proxy"
+        )
+        base = Finding(
+            "Base image",
+            "not there yet; the first build fetches it" + (", by the engine's proxy" if docker.proxy else ""),
+            good=False,
+            next=f"`docker pull {docker.base}` tries whether the registry can be reached. {other}: "
+            f"{TELL_THE_PROXY[system]}. To go on without containers: SANDBOX_RUNTIME=process",
+        )
+    registry = Finding(
+        "Registry program",
+        docker.registry or "none: nothing can be pushed, and tasks run as processes",
+        good=bool(docker.registry),
+        next="" if docker.registry else GET_REGISTRY[system],
+    )
+    return [architecture, room, base, registry]
 
 
 def _to_reach(docker: Docker, system: str) -> str:
@@ -334,14 +485,9 @@ def _of_program(what: str, program: Program, to_do: str) -> Finding:
     return Finding(what, f"does not run: {program.problem}", good=False, needed=True, next=to_do)
 
 
-def _of_disk(free: int, engine: bool) -> Finding:
-    enough = free >= DISK
-    to_do = "" if enough else f"make room: runs and the sandbox's state want {DISK / 1e9:g} GB"
-    if enough and engine and free < ROOM_FOR_IMAGES:
-        to_do = (
-            f"building images wants {ROOM_FOR_IMAGES / 1e9:g} GB: `docker system df` shows what Docker holds"
-        )
-    return Finding("Disk", f"{free / 1e9:.1f} GB free", good=not to_do, needed=not enough, next=to_do)
+def _of_disk(free: int) -> Finding:
+    to_do = "" if free >= DISK else f"make room: runs and the sandbox's state want {DISK / 1e9:g} GB"
+    return Finding("Disk", f"{free / 1e9:.1f} GB free", good=not to_do, needed=True, next=to_do)
 
 
 def _of_credentials(found: tuple[str, ...]) -> Finding:
@@ -385,6 +531,8 @@ class Checkup:
     def verdict(self) -> str:
         if self.missing:
             return f"{', '.join(self.missing)}: needed, and not there."
+        if self.facts.docker.engine:
+            return "Everything that the course needs is there, and a Docker Engine."
         return "Everything that the course needs is there. It does not need Docker."
 
     def __str__(self) -> str:

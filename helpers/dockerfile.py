@@ -10,10 +10,11 @@ import json
 import os
 import posixpath
 import re
+import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -182,6 +183,51 @@ def stages(text: str) -> list[Stage]:
     return found
 
 
+@dataclass(frozen=True)
+class Started:
+    """What a Dockerfile's image starts, and with which settings of its own."""
+
+    command: list[str]
+    environment: dict[str, str]
+
+
+def started_by(text: str) -> Started:
+    """What the last stage's ENTRYPOINT, CMD and ENV say; the shell form by way of sh. TutorialError when they name no
+    command: the base image's is not known here."""
+    stage = stages(text)[-1]
+    entrypoint, command = stage.last("ENTRYPOINT"), stage.last("CMD")
+    words = [*(entrypoint.command if entrypoint else []), *(command.command if command else [])]
+    if entrypoint and not entrypoint.words.startswith("["):
+        words = entrypoint.command  # a shell takes nothing from CMD
+    if not words:
+        raise TutorialError(
+            "This Dockerfile does not say what to start.",
+            seen="no CMD and no ENTRYPOINT in its last stage",
+            next='Its last stage needs one: CMD ["node", "server.js"].',
+        )
+    return Started(words, _environment(stage))
+
+
+def _environment(stage: Stage) -> dict[str, str]:
+    settings: dict[str, str] = {}
+    for step in stage.steps:
+        if step.name != "ENV":
+            continue
+        try:
+            words = shlex.split(step.words)
+        except ValueError as problem:
+            raise TutorialError("Docker could not read this Dockerfile.", seen=f"{step}: {problem}") from None
+        if words and "=" not in words[0]:  # the old form: ENV NAME the rest of the line
+            words = ["=".join(step.words.split(maxsplit=1))]
+        pairs = [word.partition("=") for word in words]
+        settings |= {name: _filled_in(value, settings) for name, _, value in pairs}
+    return settings
+
+
+def _filled_in(text: str, settings: Mapping[str, str]) -> str:
+    return re.sub(r"\$\{?(\w+)\}?", lambda found: settings.get(found[1], ""), text)
+
+
 # --- what hadolint does not see ---------------------------------------------------------------------------------------
 
 
@@ -343,10 +389,3 @@ def _kind(name: str, wanted: bool) -> str:
     if name.startswith("node_modules/"):
         return "packages that it needs" if wanted else "packages for development only"
     return "the app's own files" if wanted else "left out by .dockerignore"
-
-
-def shell_of_the_image() -> dict[str, str]:
-    """The setting that has npm start scripts with the shell that Debian, and so `node:24-slim`, has as sh; empty where
-    this machine has none. Another shell may pass a signal on that this one does not."""
-    dash = shutil.which("dash")
-    return {"npm_config_script_shell": dash} if dash else {}

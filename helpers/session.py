@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +23,8 @@ from helpers import display, sandbox
 from helpers.errors import SandboxGone, SetupError, TutorialError
 
 if TYPE_CHECKING:
+    from docker import DockerClient
+
     from helpers.sandbox.fargate.node import Node
     from helpers.sandbox.tasks import ProcessRuntime, RunningTask
 
@@ -34,6 +36,7 @@ NAME_LENGTH = (2, 24)
 NAME_RULE = "2 to 24 characters, lower-case words joined by single hyphens, not starting with internal-"
 REGION = "us-east-1"
 SPEED = 30.0  # AWS seconds in a real second
+RUNTIMES = ("auto", "process", "container")  # what tasks run as; SANDBOX_RUNTIME says it for a whole run
 GO_ON = (
     "Run the cell with `connect(...)` again: that starts a sandbox if none is up, and its `lab.catch_up(...)` makes "
     "again what the earlier notebooks made. Then run this notebook's cells from there."
@@ -102,15 +105,21 @@ class Lab:
         """End the sandbox with everything that it runs."""
         sandbox.stop(self.state)
 
+    def _why_not_containers(self) -> list[str]:
+        first, _, _ = self.running.why.partition(". ")
+        return [f"Not containers: {first.rstrip('.')} (notebook 01; none is needed)."] if first else []
+
     def __repr__(self) -> str:
         from helpers import costs
 
+        tasks = "containers" if self.runtime == "container" else "Node processes"
         return display.wrap(
             "\n".join(
                 (
                     f"{self.name} in {self.region}, on the sandbox on this machine. No AWS account is used, nothing is charged.",
                     f"AWS time is {self.now():%Y-%m-%d %H:%M} UTC and passes {self.speed:g} times as fast as yours.",
-                    "Real: the app's Node processes, every request, the CPU used, the latency.",
+                    f"Real: the app's {tasks}, every request, the CPU used, the latency.",
+                    *self._why_not_containers(),
                     "Modelled: how AWS decides and how long it takes. Recorded only: IAM, VPC.",
                     str(costs.of_lab(self.name)).replace(". ", ".\n"),
                 )
@@ -130,7 +139,7 @@ def connect(
     """Send boto3's and the aws CLI's calls to `target` from now on, and say where that is.
 
     Starts the sandbox when none runs. `speed`: AWS seconds in a real second (30 unless told); `runtime`: what a task
-    runs as ("auto" takes the best that is there; so far that is a Node process). Raises TutorialError.
+    runs as, "process", "container" or "auto", which is a container where a Docker Engine is there. Raises TutorialError.
     """
     global _current
     if target == "aws":
@@ -143,11 +152,11 @@ def connect(
         raise TutorialError(
             "There is no such target.", seen=f"target={target!r}", next='Use connect("sandbox").'
         )
-    if runtime not in ("auto", "process"):
+    if runtime not in RUNTIMES:
         raise TutorialError(
-            "Tasks cannot run as that yet.",
+            "Tasks cannot run as that.",
             seen=f"runtime={runtime!r}",
-            next='Use runtime="process" or "auto".',
+            next=f"Use one of {', '.join(map(repr, RUNTIMES))}.",
         )
     check_name(name)
     check_region(region)
@@ -156,6 +165,11 @@ def connect(
     _current = Lab(target, region, name, running)
     _new_default_session(_current)
     _in_notebook()
+    return _current
+
+
+def connected() -> Lab | None:
+    """The lab that `connect` made in this process, whether or not its sandbox still runs; None when there is none."""
     return _current
 
 
@@ -280,6 +294,61 @@ def find_envoy() -> Path:
         raise SetupError("Envoy, the load balancer, was not found.", seen=str(error)) from None
 
 
+def find_engine() -> DockerClient:
+    """A client of the Docker Engine that `docker` uses. SetupError when none answers."""
+    from helpers.sandbox.fargate import engine
+
+    try:
+        return engine.find_engine()
+    except engine.EngineMissing as error:
+        raise SetupError("There is no Docker Engine to work with.", seen=str(error)) from None
+
+
+def best_runtime() -> tuple[str, str]:
+    """What tasks run as unless somebody says otherwise, "container" or "process"; and what containers lack, if anything."""
+    from helpers.sandbox.fargate import engine
+
+    try:
+        client = engine.find_engine()
+        try:
+            if not engine.is_near(client):
+                return (
+                    "process",
+                    "the Docker Engine is not this machine's own but in a virtual or another one.",
+                )
+            return ("process", lacking) if (lacking := _no_registry(client)) else ("container", "")
+        finally:
+            client.close()
+    except engine.EngineMissing as error:
+        return "process", str(error)
+
+
+def _no_registry(client: DockerClient) -> str:
+    """Why no image could be pushed and pulled; "" if it could."""
+    import shutil
+
+    from helpers.sandbox.ecr import distribution, distribution_container
+
+    if shutil.which(distribution.PROGRAM) or distribution_container.find_image(client):
+        return ""
+    return f"there is no program to keep images. {distribution.ADVICE}"
+
+
+def cpu_clock(pid: int, container_id: str) -> Callable[[], float] | None:
+    """What reads a container's CPU seconds from this machine's kernel; None where that is another machine's."""
+    from helpers.sandbox.fargate import engine
+
+    found = engine.find_cgroup(pid, container_id)
+    return found.cpu_seconds if found else None
+
+
+def engine_labels() -> dict[str, str]:
+    """Labels for what is made in the engine and goes with this checkout's sandbox, at the latest with its next start."""
+    from helpers.sandbox.fargate import engine
+
+    return {engine.SANDBOX: engine.sandbox_label(state_directory())}
+
+
 def run_process(
     app: Path,
     command: list[str],
@@ -348,7 +417,7 @@ def _sandbox(speed: float | None, runtime: str) -> sandbox.Sandbox:
     state = state_directory()
     wanted = speed or float(os.environ.get("SANDBOX_SPEED", SPEED))
     try:
-        running = sandbox.attach(state) or sandbox.start(state, speed=wanted, runtime="process")
+        running = sandbox.attach(state) or _start(state, wanted, runtime)
     except sandbox.SandboxError as error:
         raise TutorialError(
             "The sandbox could not be started.", seen=str(error), next="Mend that and connect again."
@@ -365,6 +434,22 @@ def _sandbox(speed: float | None, runtime: str) -> sandbox.Sandbox:
                 next="Stop it with `python -m helpers stop` (what it holds is lost), then connect again.",
             )
     return running
+
+
+def _start(state: Path, speed: float, runtime: str) -> sandbox.Sandbox:
+    asked = runtime if runtime != "auto" else os.environ.get("SANDBOX_RUNTIME", "auto")
+    why = ""
+    if asked == "auto":
+        asked, why = best_runtime()
+    elif asked == "container":
+        client = find_engine()
+        try:
+            lacking = _no_registry(client)
+        finally:
+            client.close()
+        if lacking:
+            raise SetupError("Tasks cannot run as containers here.", seen=lacking)
+    return sandbox.start(state, speed=speed, runtime=asked, why=why)
 
 
 def _told(value: object) -> str:

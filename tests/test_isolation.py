@@ -12,9 +12,14 @@ import pytest
 
 from helpers.commands import Answer
 from helpers.errors import TutorialError
-from helpers.isolation import Views, isolated
+from helpers.isolation import Views, in_a_container, isolated
 
-SEEN = {"process id": 4711, "files": "8:2", "limits": "0::/x"}
+SEEN = {"process id": 4711, "files": "8:2", "limits": "0::/x", "memory": 2**63}
+CONTAINED = {"process id": 1, "files": "9:1", "limits": "0::/y", "memory": 512 * 2**20}
+
+
+def nowhere() -> tuple[dict, str]:
+    return {}, "no engine answers"
 
 
 def node() -> Path:
@@ -22,7 +27,7 @@ def node() -> Path:
 
 
 def test_elsewhere_than_on_linux_it_says_why_not():
-    views = isolated(run=None, system="darwin")
+    views = isolated(run=None, system="darwin", contain=nowhere)
     assert repr(views).startswith("skipped: namespaces are Linux's")
 
 
@@ -32,11 +37,12 @@ def test_where_no_namespace_may_be_made_the_reason_is_told_beside_the_plain_view
             return Answer(1, "", "unshare: unshare failed: Operation not permitted")
         return Answer(0, json.dumps(SEEN))
 
-    text = repr(isolated(run, "linux", node))
+    text = repr(isolated(run, "linux", node, nowhere))
     assert "4711" in text
-    assert text.endswith(
-        "skipped: this system does not let you make namespaces (unshare: unshare failed: Operation not permitted)"
-    )
+    assert text.splitlines()[-2:] == [
+        "skipped: this system does not let you make namespaces (unshare: unshare failed: Operation not permitted)",
+        "no container: no engine answers",
+    ]
 
 
 def test_a_missing_unshare_is_a_reason_too():
@@ -46,20 +52,58 @@ def test_a_missing_unshare_is_a_reason_too():
         ),
         "linux",
         node,
+        nowhere,
     )
     assert "No such file" in views.skipped
 
 
 def test_a_program_that_does_not_run_at_all_is_told():
     with pytest.raises(TutorialError, match="Seen: boom"):
-        isolated(lambda *_: Answer(1, "", "boom"), "linux", node)
+        isolated(lambda *_: Answer(1, "", "boom"), "linux", node, nowhere)
 
 
-def test_root_directory_and_cgroup_are_compared_and_not_shown():
-    text = repr(Views(SEEN, {**SEEN, "process id": 1, "limits": "0::/other"}))
-    assert "8:2" not in text
-    assert "0::" not in text
-    assert [line.split()[-1] for line in text.splitlines()[1:]] == ["1", "same", "own"]
+def test_root_directory_cgroup_and_memory_are_told_and_not_shown():
+    views = Views(SEEN, {**SEEN, "process id": 1}, "", CONTAINED)
+    assert views.table == [
+        ("", "ordinary process", "in namespaces of its own", "in a container"),
+        ("process id", "4711", "1", "1"),
+        ("root directory", "this machine's", "this machine's", "its own"),
+        ("cgroup", "this machine's", "this machine's", "its own"),
+        ("memory limit", "none", "none", "512 MiB"),
+    ]
+    for text in (repr(views), views._repr_html_()):
+        assert "its own" in text
+        assert "8:2" not in text
+        assert "0::" not in text
+
+
+def test_a_column_that_cannot_be_had_is_not_there():
+    assert Views({}, {}, "no namespaces", CONTAINED).table[0] == ("", "in a container")
+    assert Views({}, {}, "no namespaces", {}, "no engine").table == []
+    assert (
+        Views(SEEN, {}, "none", {}, "<no> engine")
+        ._repr_html_()
+        .endswith("<p>skipped: none</p><p>no container: &lt;no&gt; engine</p>")
+    )
+
+
+def test_in_a_container_the_program_is_alone_with_files_a_user_and_limits_of_its_own(engine):
+    seen, why = in_a_container()
+    assert why == ""
+    assert (seen["process id"], seen["processes it sees"], seen["user id"]) == (1, 1, 1000)
+    assert seen["memory"] == 512 * 2**20
+    root = os.stat("/")
+    assert seen["files"] != f"{root.st_dev}:{root.st_ino}"
+
+
+def test_without_the_base_image_or_an_engine_the_reason_is_told(engine, monkeypatch):
+    monkeypatch.setattr("helpers.checkup.base_image", lambda: "no-such-image:v0")
+    assert in_a_container() == (
+        {},
+        "the engine does not have no-such-image:v0 yet; the next notebook's build fetches it",
+    )
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    assert "no Docker Engine answers" in in_a_container()[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import sandbox, session
-from helpers.errors import TutorialError
+from helpers.errors import SetupError, TutorialError
 from helpers.templates import template
 
 ASK = """
@@ -179,9 +179,79 @@ def test_a_region_of_any_partition_is_one(region):
     session.check_region(region)
 
 
-def test_containers_are_not_there_yet():
-    with pytest.raises(TutorialError, match="cannot run as that"):
+def test_tasks_run_as_nothing_but_processes_and_containers():
+    with pytest.raises(TutorialError, match=r"(?s)cannot run as that.*'virtual machine'.*'container'"):
+        session.connect(runtime="virtual machine")
+
+
+@pytest.fixture
+def no_engine(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    monkeypatch.delenv("SANDBOX_RUNTIME", raising=False)
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path) -> dict:
+    """What a sandbox was to be started with; none is."""
+    asked: dict = {}
+
+    def start(state, **options):
+        asked.update(options)
+        raise sandbox.SandboxError("not in this test")
+
+    monkeypatch.setattr(sandbox, "start", start)
+    monkeypatch.setenv("SANDBOX_STATE", str(tmp_path / "state"))
+    return asked
+
+
+def test_containers_asked_for_by_name_want_an_engine(no_engine, started):
+    with pytest.raises(SetupError, match=r"(?s)no Docker Engine to work with.*no\.sock.*notebook 01"):
         session.connect(runtime="container")
+    assert not started
+
+
+def test_without_an_engine_tasks_are_processes_and_the_reason_is_kept(no_engine, started):
+    with pytest.raises(TutorialError, match="not in this test"):
+        session.connect()
+    assert started["runtime"] == "process"
+    assert "no Docker Engine answers" in started["why"]
+
+
+def test_a_whole_run_can_be_told_what_tasks_run_as(started, monkeypatch):
+    monkeypatch.setenv("SANDBOX_RUNTIME", "process")
+    with pytest.raises(TutorialError, match="not in this test"):
+        session.connect()
+    assert (started["runtime"], started["why"]) == ("process", "")
+
+
+def test_with_an_engine_and_a_registry_tasks_are_containers(engine, started, monkeypatch):
+    monkeypatch.delenv("SANDBOX_RUNTIME", raising=False)
+    kind, lacking = session.best_runtime()
+    assert (kind == "container") == (lacking == "")
+    with pytest.raises(TutorialError, match="not in this test"):
+        session.connect()
+    assert (started["runtime"], started["why"]) == (kind, lacking)
+
+
+def test_an_engine_without_a_registry_program_is_not_enough(engine, monkeypatch, tmp_path):
+    from helpers.sandbox.ecr import distribution_container
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(distribution_container, "find_image", lambda client: None)
+    monkeypatch.setattr("helpers.sandbox.fargate.engine.is_near", lambda client: True)
+    kind, lacking = session.best_runtime()
+    assert kind == "process"
+    assert "docker pull registry" in lacking
+
+
+def test_a_lab_says_what_the_app_runs_as(monkeypatch):
+    monkeypatch.setattr("helpers.costs.of_lab", lambda name: "")
+    here = sandbox.Sandbox("/nowhere", 1, "http://127.0.0.1:1", 30, "container", 0, 0)
+    assert "the app's containers" in repr(session.Lab("sandbox", "us-east-1", "shop", here))
+    here = replace(here, runtime="process", why="no Docker Engine answers.")
+    words = repr(session.Lab("sandbox", "us-east-1", "shop", here))
+    assert "the app's Node processes" in words
+    assert "Not containers: no Docker Engine answers (notebook 01; none is needed)." in words
 
 
 @pytest.fixture
@@ -198,7 +268,7 @@ def test_another_speed_than_the_running_one_is_told(unconnected):
 
 
 def test_another_runtime_than_the_running_one_is_told(unconnected, monkeypatch):
-    session.connect(runtime="process")
+    session.connect()
     there = replace(session.attach(), runtime="container")
     monkeypatch.setattr(sandbox, "attach", lambda state: there)
     assert session.connect().runtime == "container"  # "auto" takes what is there

@@ -1,0 +1,1 @@
+export const greeting = (version) => `hello from Fastify on Node.js ${version}`;
