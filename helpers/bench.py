@@ -1,7 +1,8 @@
 """`bench`: how fast the course is on this machine, into runs/bench.json.
 
 What can be a ratio is one, both sides measured in turns within the same run: the machine is shared with others. No
-figure fails anything; the status is 0 unless something could not be run. All in private sandboxes, which are ended.
+figure fails anything; the status is 0 unless something could not be run. All in private sandboxes, which are ended, and
+nothing that is built for them stays in the engine.
 """
 
 from __future__ import annotations
@@ -10,60 +11,110 @@ import ast
 import json
 import os
 import re
-import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import psutil
 from nbformat import NotebookNode
 
 from helpers import run, session
+from helpers.bench_containers import containers
+from helpers.bench_sandbox import NAME, Attempt, Say, alone, remove_images, what_tasks_are
 from helpers.checkup import cores
 from helpers.errors import TutorialError
 
-Say = Callable[[str], None]
-
 RESULT = run.RUNS / "bench.json"
 GOALS = {
-    "journey_seconds": 240,  # less is better, but for the share of requests
+    "journey_seconds": 240,  # less is better, but for balancer_share
     "call_median_ms": 50,
     "balancer_share": 0.4,
     "idle_percent_of_a_core": 10,
     "catch_up_seconds": 30,
+    "image_share": 0.333,
+    "rebuild_share": 0.1,
+    "ten_healthy_seconds": 10,
+    "cpu_reading_ms": 1,
 }
 PARTS = ("kernel", "imports", "waits", "load", "rest")
-APP = "sample-app"
-NAME = "bench"
-TASK = {"cpu": "2048", "memory": "4096"}  # two vCPU: more than one Node.js process can use
-CONNECTIONS = 16
-ROUNDS, ROUND, WARM_UP = 5, 2.0, 2.0  # rounds on each side; real seconds of one
-CALM, IDLE = 5.0, 20.0  # real seconds before the sandbox's own CPU is read, and between the two readings
-GENERATOR = Path(__file__).with_name("closed_loop.js")
 TOOK = re.compile(r"took: (\S+) (\S+): (\d+) calls, median ([\d.]+) ms, longest ([\d.]+) ms")
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A line of the last table. `place`: where it is in what was measured; `goal`: its aim's name, "" for none; `rule`:
+    "under", "at most" or "at least" that."""
+
+    words: str
+    place: tuple[str, ...]
+    unit: str = ""
+    goal: str = ""
+    rule: str = "under"
+
+    def value(self, measured: Any) -> float | None:
+        for key in self.place:
+            measured = measured.get(key) if isinstance(measured, dict) else None
+        return measured
+
+    def meets(self, value: float) -> bool:
+        aim = GOALS.get(self.goal)
+        if aim is None:
+            return True
+        return {"under": value < aim, "at most": value <= aim, "at least": value >= aim}[self.rule]
+
+
+IMAGES, TEN = ("containers", "images"), ("containers", "ten")
+FIGURES = (
+    Figure("the whole journey", ("journey", "seconds"), "s", "journey_seconds"),
+    Figure("the slowest AWS call's median", ("slowest_call_ms",), "ms", "call_median_ms", "at most"),
+    Figure("first answer after a start", ("first_answer_seconds",), "s"),
+    Figure("catch_up(through='07') from nothing", ("catch_up_seconds",), "s", "catch_up_seconds"),
+    Figure("idle with the service's tasks", ("idle", "total"), "% of a core", "idle_percent_of_a_core"),
+    Figure(
+        "requests through the balancer, of direct", ("balancer", "share"), "", "balancer_share", "at least"
+    ),
+    Figure("the good image, of the obvious one", (*IMAGES, "size_share"), "", "image_share", "at most"),
+    Figure("what each adds, on the same base", (*IMAGES, "added_share"), "", "image_share", "at most"),
+    Figure(
+        "build after a changed line, of one from nothing", (*IMAGES, "rebuild_share"), "", "rebuild_share"
+    ),
+    Figure("ten containers at once, until healthy", (*TEN, "healthy_seconds"), "s", "ten_healthy_seconds"),
+    Figure("reading a container's CPU", (*TEN, "cpu_reading", "median_ms"), "ms", "cpu_reading_ms"),
+)
+
+
 def bench(say: Say, result: Path = RESULT) -> int:
-    """Measure everything, a table for each part; the exit status."""
+    """Measure everything, a table for each part, and one of all figures with their aims; the exit status."""
+    failed: dict[str, str] = {}
+    attempt = attempts(say, failed)
     measured: dict[str, Any] = {"cores": cores(), "goals": GOALS}
-    failed = []
-    for name, part in (("journey", journey), ("sandbox", alone)):
-        try:
-            measured |= part(say)
-        except session.mishaps() as problem:
-            failed.append(name)
-            kind = "" if isinstance(problem, TutorialError) else f"{type(problem).__name__}: "
-            say(f"{name} could not be measured. {kind}{problem}")
+    measured |= attempt("journey", lambda: journey(say))
+    measured |= attempt("sandbox", lambda: alone(say, attempt))
+    measured |= attempt("containers", lambda: containers(say, attempt))
+    measured["failed"] = failed
     result.parent.mkdir(exist_ok=True)
     result.write_text(json.dumps(measured, indent=2) + "\n")
     for line in summary(measured):
         say(line)
     say(f"All figures: {os.path.relpath(result)}")
     return 1 if failed else 0
+
+
+def attempts(say: Say, failed: dict[str, str]) -> Attempt:
+    """What does a part so that its failure loses no other: the reason goes to `failed`, under the part's name."""
+
+    def attempt(name: str, part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return part()
+        except session.mishaps() as problem:
+            kind = "" if isinstance(problem, TutorialError) else f"{type(problem).__name__}: "
+            failed[name] = f"{kind}{problem}"
+            say(f"{name} could not be measured. {failed[name]}")
+            return {}
+
+    return attempt
 
 
 # --- the journey ------------------------------------------------------------------------------------------------------
@@ -73,17 +124,29 @@ def journey(say: Say) -> dict[str, Any]:
     """All notebooks, as `run` executes them: where the time goes, and what each AWS call took."""
     say(f"The whole journey, on {cores()} cores:")
     began = time.monotonic()
-    status = run.run(say=lambda text: say(text.rstrip("\n")) if text.strip() else None)
+    try:
+        # Under a name of its own: what it builds can go, and a learner's images stay.
+        status = run.run(
+            parameters={"name": NAME}, say=lambda text: say(text.rstrip("\n")) if text.strip() else None
+        )
+    finally:
+        remove_images()
     total = time.monotonic() - began
     if status:
         raise TutorialError("The journey did not come to its end.", next="Read what it says above.")
     folder = (run.RUNS / "latest").resolve()
+    runtime = json.loads((folder / "summary.json").read_text())["runtime"]
     notebooks = {path.stem: split(run.read(path)) for path in sorted(folder.glob("[0-9][0-9]-*.ipynb"))}
     calls = timings((folder / "sandbox.log").read_text(errors="replace"))
-    say("")
+    say(f"\nIts tasks were {what_tasks_are(runtime)}.")
     for line in [*journey_table(notebooks, total), "", *calls_table(calls), ""]:
         say(line)
-    return {"journey": {"seconds": round(total, 1), "notebooks": notebooks}, "calls": calls}
+    each = {name: {"seconds": round(sum(parts.values()), 1)} | parts for name, parts in notebooks.items()}
+    return {
+        "journey": {"runtime": runtime, "seconds": round(total, 1), "notebooks": each},
+        "calls": calls,
+        "slowest_call_ms": max((one["median_ms"] for one in calls), default=None),
+    }
 
 
 def split(notebook: NotebookNode | dict) -> dict[str, float]:
@@ -142,172 +205,6 @@ def timings(log: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: -one["median_ms"])
 
 
-# --- one sandbox ------------------------------------------------------------------------------------------------------
-
-
-def alone(say: Say) -> dict[str, Any]:
-    """A sandbox from nothing: its first answer, catching up, its own CPU with two tasks, its load balancer."""
-    measured: dict[str, Any] = {}
-    with session.private("bench-"):
-        lab = _Lab()
-        measured["first_answer_seconds"] = lab.first_answer
-        say(f"first answer after a start: {lab.first_answer:.2f} s")
-        began = time.monotonic()
-        lab.catch_up(through="07", app_dir=APP)
-        measured["catch_up_seconds"] = round(time.monotonic() - began, 1)
-        say(f"catch_up(through='07') from nothing: {measured['catch_up_seconds']:.1f} s")
-        time.sleep(CALM)
-        measured["idle"] = idle(lab.running.pid, IDLE)
-        say("idle with 2 tasks, in percent of a core: " + _percents(measured["idle"]))
-        measured["balancer"] = balancer(lab)
-        say(_balancer_line(measured["balancer"]))
-    return measured
-
-
-class _Lab:
-    """The session's Lab, with the time to its first answer."""
-
-    def __init__(self) -> None:
-        import boto3
-
-        began = time.monotonic()
-        self.lab = session.connect(name=NAME)
-        boto3.client("sts").get_caller_identity()
-        self.first_answer = round(time.monotonic() - began, 2)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.lab, name)
-
-
-def idle(region: int, seconds: float) -> dict[str, float]:
-    """The CPU that the sandbox's own processes use, without its tasks: percent of one core over so many seconds."""
-    parts = _own_processes(psutil.Process(region))
-    before = {name: _cpu(process) for name, process in parts.items()}
-    began = time.monotonic()
-    time.sleep(seconds)
-    took = time.monotonic() - began
-    used = {name: 100 * (_cpu(process) - before[name]) / took for name, process in parts.items()}
-    return {name: round(percent, 2) for name, percent in (used | {"total": sum(used.values())}).items()}
-
-
-def _own_processes(region: psutil.Process) -> dict[str, psutil.Process]:
-    own = {"region": region}
-    for child in region.children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # some only tell their version, and are gone
-            if "envoy" in child.name():
-                own["envoy"] = child
-            elif any(word.endswith("host.py") for word in child.cmdline()):
-                own["host"] = child
-    return own
-
-
-def _cpu(process: psutil.Process) -> float:
-    used = process.cpu_times()
-    return used.user + used.system
-
-
-def balancer(lab: Any) -> dict[str, Any]:
-    """Answers a second through the load balancer and from one process of the same app, in turns."""
-    from helpers.images import start_command
-
-    app, command = start_command(APP)
-    direct = session.run_process(
-        app, command, vcpu=2, memory=4096, environment={"WORK_MS": "0", "NODE_ENV": "production"}
-    )
-    try:
-        through = _service(lab)
-        node = str(session.find_node().path)
-        sides = {"direct": direct.address, "balancer": through}
-        for address in sides.values():
-            _round(node, address, WARM_UP)
-        rounds = [
-            {side: _round(node, address, ROUND) for side, address in sides.items()} for _ in range(ROUNDS)
-        ]
-    finally:
-        direct.kill()
-        direct.poll()
-    return shares(rounds)
-
-
-def shares(rounds: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """Of rounds {side: {answered, failed, seconds}}: answers a second as medians, and the median of their ratios."""
-    rates = [{side: one["answered"] / one["seconds"] for side, one in turn.items()} for turn in rounds]
-    return {
-        "connections": CONNECTIONS,
-        "direct_per_second": round(median(rate["direct"] for rate in rates)),
-        "balancer_per_second": round(median(rate["balancer"] for rate in rates)),
-        "share": round(median(rate["balancer"] / rate["direct"] for rate in rates), 2),
-        "failed": int(sum(one["failed"] for turn in rounds for one in turn.values())),
-    }
-
-
-def _round(node: str, address: tuple[str, int], seconds: float) -> dict[str, float]:
-    host, port = address
-    command = [node, str(GENERATOR), host, str(port), str(CONNECTIONS), str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30)
-    if done.returncode:
-        raise TutorialError("The requests could not be made.", seen=done.stderr.strip()[-500:])
-    return json.loads(done.stdout)
-
-
-def _service(lab: Any) -> tuple[str, int]:
-    """One large task of the app behind a load balancer of its own; its address."""
-    import boto3
-
-    from helpers.images import build_image, push_image
-    from helpers.services import Service
-
-    ecr, ecs, elbv2, ec2 = (boto3.client(name) for name in ("ecr", "ecs", "elbv2", "ec2"))
-    fast = f"{NAME}-fast"
-    subnets = [subnet["SubnetId"] for subnet in ec2.describe_subnets()["Subnets"]]
-    uri = ecr.create_repository(repositoryName=fast)["repository"]["repositoryUri"]
-    front = elbv2.create_load_balancer(Name=fast, Subnets=subnets)["LoadBalancers"][0]
-    group = elbv2.create_target_group(
-        Name=fast,
-        Protocol="HTTP",
-        Port=3000,
-        TargetType="ip",
-        VpcId=ec2.describe_vpcs()["Vpcs"][0]["VpcId"],
-        HealthCheckPath="/healthcheck",
-        HealthyThresholdCount=2,
-    )["TargetGroups"][0]["TargetGroupArn"]
-    elbv2.create_listener(
-        LoadBalancerArn=front["LoadBalancerArn"],
-        Protocol="HTTP",
-        Port=80,
-        DefaultActions=[{"Type": "forward", "TargetGroupArn": group}],
-    )
-    ecs.create_cluster(clusterName=fast)
-    ecs.register_task_definition(
-        family=fast,
-        requiresCompatibilities=["FARGATE"],
-        networkMode="awsvpc",
-        executionRoleArn="arn:aws:iam::123456789012:role/ecsTaskExecutionRole",
-        **TASK,
-        containerDefinitions=[
-            {
-                "name": "app",
-                "image": push_image(build_image(APP, "fast"), uri),
-                "essential": True,
-                "portMappings": [{"containerPort": 3000}],
-                "environment": [{"name": "WORK_MS", "value": "0"}],
-            }
-        ],
-    )
-    ecs.create_service(
-        cluster=fast,
-        serviceName=fast,
-        taskDefinition=fast,
-        desiredCount=1,
-        launchType="FARGATE",
-        networkConfiguration={"awsvpcConfiguration": {"subnets": subnets}},
-        loadBalancers=[{"targetGroupArn": group, "containerName": "app", "containerPort": 3000}],
-    )
-    Service(fast, fast).until_steady()
-    host, _, port = front["DNSName"].partition(":")
-    return host, int(port)
-
-
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 
@@ -338,40 +235,30 @@ def calls_table(calls: list[dict[str, Any]], most: int = 12) -> list[str]:
 
 
 def summary(measured: dict[str, Any]) -> list[str]:
-    """A line per goal, for what could be measured."""
-    lines = []
-    if "journey" in measured:
-        slow = [one for one in measured["calls"] if one["median_ms"] > GOALS["call_median_ms"]]
-        lines.append(
-            _line("the whole journey", measured["journey"]["seconds"], GOALS["journey_seconds"], "s")
-        )
-        named = ", ".join(f"{one['service']} {one['operation']}" for one in slow) or "none"
+    """A line per figure with its aim, and below what goes with them. An arrow at those that miss it."""
+    wide = max(len(figure.words) for figure in FIGURES)
+    lines = [f"{'':<{wide}}{'here':>9}  {'':<11}  aim"]
+    lines += [_line(figure, figure.value(measured), wide) for figure in FIGURES]
+    runtimes = {
+        "the journey": measured.get("journey", {}).get("runtime"),
+        "one sandbox": measured.get("runtime"),
+    }
+    told = [f"{what}: {what_tasks_are(runtime)}" for what, runtime in runtimes.items() if runtime]
+    if told:
+        lines.append(f"Tasks as: {', '.join(told)}.")
+    slow = [one for one in measured.get("calls", []) if one["median_ms"] > GOALS["call_median_ms"]]
+    if slow:
+        named = ", ".join(f"{one['service']} {one['operation']}" for one in slow)
         lines.append(f"AWS calls with a median over {GOALS['call_median_ms']} ms: {named}")
-    if "balancer" in measured:
-        share = measured["balancer"]["share"]
-        lines.append(
-            f"requests through the balancer: {share:g} of direct (goal: at least {GOALS['balancer_share']:g})"
-        )
-    if "idle" in measured:
-        goal = GOALS["idle_percent_of_a_core"]
-        lines.append(_line("idle with 2 tasks", measured["idle"]["total"], goal, "% of a core"))
-    if "catch_up_seconds" in measured:
-        goal = GOALS["catch_up_seconds"]
-        lines.append(_line("catch_up(through='07') from nothing", measured["catch_up_seconds"], goal, "s"))
-        lines.append(f"first answer after a start: {measured['first_answer_seconds']:g} s")
+    if why := measured.get("containers", {}).get("not_measured"):
+        lines.append(f"Containers were not measured: {why}")
     return lines
 
 
-def _line(what: str, value: float, goal: float, unit: str) -> str:
-    return f"{what}: {value:g} {unit} (goal: under {goal:g})"
-
-
-def _percents(used: dict[str, float]) -> str:
-    return ", ".join(f"{name} {percent:.1f}" for name, percent in used.items())
-
-
-def _balancer_line(found: dict[str, Any]) -> str:
-    return (
-        f"answers a second: {found['balancer_per_second']:,} through the balancer, {found['direct_per_second']:,} direct, "
-        f"a share of {found['share']:.2f}; {found['failed']} failed"
-    )
+def _line(figure: Figure, value: float | None, wide: int) -> str:
+    here = "not measured" if value is None else f"{value:g}"
+    aim = f"{figure.rule} {GOALS[figure.goal]:g}" if figure.goal else ""
+    if value is None:
+        return f"{figure.words:<{wide}}  {here:<20}  {aim}".rstrip()
+    missed = "" if figure.meets(value) else "  <- missed"
+    return f"{figure.words:<{wide}}{here:>9}  {figure.unit:<11}  {aim}{missed}".rstrip()

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
+from nbformat.v4 import new_notebook
 
-from helpers import bench, session
+from helpers import bench, bench_sandbox, builds, session
 from helpers.errors import TutorialError
 
 
@@ -86,20 +87,91 @@ def test_calls_are_read_from_the_log_the_slowest_first_and_those_beyond_the_goal
     assert [line.endswith("slow") for line in bench.calls_table(calls)[1:]] == [True, False, False]
 
 
-def test_shares_are_ratios_within_a_round_so_that_a_slow_moment_counts_for_both():
-    def side(answered: int, failed: int = 0) -> dict:
-        return {"answered": answered, "failed": failed, "seconds": 2.0}
+JOURNEY = {"journey": {"runtime": "container", "seconds": 231.4}, "calls": [], "slowest_call_ms": 12.5}
+SANDBOX = {
+    "runtime": "process",
+    "first_answer_seconds": 1.2,
+    "catch_up_seconds": 12.0,
+    "idle": {"region": 4.0, "total": 6.5, "tasks": 2},
+    "balancer": {"share": 0.55},
+}
+CONTAINERS = {
+    "containers": {
+        "images": {"size_share": 0.248, "added_share": 0.25, "rebuild_share": 0.07},
+        "ten": {"healthy_seconds": 3.9, "cpu_reading": {"median_ms": 0.016}},
+    }
+}
 
-    rounds = [
-        {"direct": side(10000), "balancer": side(5000)},
-        {"direct": side(2000), "balancer": side(1000, failed=1)},
-        {"direct": side(8000), "balancer": side(4000)},
-    ]
-    found = bench.shares(rounds)
-    assert (found["direct_per_second"], found["balancer_per_second"]) == (4000, 2000)
-    assert (found["share"], found["failed"]) == (0.5, 1)
+
+@pytest.fixture
+def measured(monkeypatch) -> Callable[..., tuple[int, list[str], dict]]:
+    """bench() of these measurements, or of their failures: its status, what it says, what it keeps."""
+
+    def bench_of(folder: Path, **given: dict | Exception) -> tuple[int, list[str], dict]:
+        def part(name: str, usual: dict) -> Callable[..., dict]:
+            def measure(*_: object) -> dict:
+                found = given.get(name, usual)
+                if isinstance(found, Exception):
+                    raise found
+                return found
+
+            return measure
+
+        for name, usual in {"journey": JOURNEY, "alone": SANDBOX, "containers": CONTAINERS}.items():
+            monkeypatch.setattr(bench, name, part(name, usual))
+        said: list[str] = []
+        status = bench.bench(said.append, folder / "runs" / "bench.json")
+        return status, said, json.loads((folder / "runs" / "bench.json").read_text())
+
+    return bench_of
 
 
+def line(said: list[str], words: str) -> list[str]:
+    """What stands beside these words in the last table: the figure, its unit, its aim."""
+    (found,) = [each for each in said if each.startswith(words)]
+    return re.split(r"  +", found.removeprefix(words).strip())
+
+
+def test_every_figure_stands_beside_its_aim(tmp_path, measured):
+    status, said, kept = measured(tmp_path)
+    assert status == 0
+    assert line(said, "the whole journey") == ["231.4", "s", "under 240"]
+    assert line(said, "the slowest AWS call's median") == ["12.5", "ms", "at most 50"]
+    assert line(said, "requests through the balancer, of direct") == ["0.55", "at least 0.4"]
+    assert line(said, "the good image, of the obvious one") == ["0.248", "at most 0.333"]
+    assert line(said, "build after a changed line, of one from nothing") == ["0.07", "under 0.1"]
+    assert line(said, "ten containers at once, until healthy") == ["3.9", "s", "under 10"]
+    assert line(said, "reading a container's CPU") == ["0.016", "ms", "under 1"]
+    assert line(said, "first answer after a start") == ["1.2", "s"]
+    assert "Tasks as: the journey: containers, one sandbox: processes." in said
+    assert kept["journey"]["runtime"] == "container"
+    assert kept["containers"]["ten"]["healthy_seconds"] == 3.9
+    assert {figure.goal for figure in bench.FIGURES} - {""} == set(kept["goals"])
+
+
+def test_a_slow_machine_is_no_failure(tmp_path, measured):
+    slow = {"first_answer_seconds": 60.0, "catch_up_seconds": 600.0, "balancer": {"share": 0.01}}
+    calls = bench.timings(LOG)
+    journey = {"journey": {"runtime": "process", "seconds": 9999}, "calls": calls, "slowest_call_ms": 70.5}
+    status, said, kept = measured(tmp_path, alone=slow, journey=journey)
+    assert (status, kept["failed"]) == (0, {})
+    assert line(said, "catch_up(through='07') from nothing") == ["600", "s", "under 30", "<- missed"]
+    assert line(said, "requests through the balancer, of direct") == ["0.01", "at least 0.4", "<- missed"]
+    assert line(said, "the good image, of the obvious one")[-1] == "at most 0.333"
+    assert line(said, "idle with the service's tasks") == ["not measured", "under 10"]
+    assert "AWS calls with a median over 50 ms: cloudwatch GetMetricData" in said
+
+
+def test_where_there_are_no_containers_it_says_why(tmp_path, measured):
+    why = {"containers": {"not_measured": "no Docker Engine answers at unix:///nowhere."}}
+    status, said, kept = measured(tmp_path, containers=why)
+    assert (status, kept["failed"]) == (0, {})
+    assert line(said, "ten containers at once, until healthy") == ["not measured", "under 10"]
+    assert "Containers were not measured: no Docker Engine answers at unix:///nowhere." in said
+    assert line(said, "catch_up(through='07') from nothing") == ["12", "s", "under 30"]
+
+
+@pytest.mark.parametrize("part", ["journey", "alone", "containers"])
 @pytest.mark.parametrize(
     "problem",
     [
@@ -110,90 +182,47 @@ def test_shares_are_ratios_within_a_round_so_that_a_slow_moment_counts_for_both(
     ],
     ids=lambda problem: type(problem).__name__,
 )
-def test_what_could_be_measured_is_written_though_the_rest_could_not(tmp_path, monkeypatch, problem):
-    def broken(say):
-        raise problem
+def test_what_could_be_measured_is_written_though_the_rest_could_not(tmp_path, measured, part, problem):
+    status, said, kept = measured(tmp_path, **{part: problem})
+    name = "sandbox" if part == "alone" else part
+    assert status == 1
+    assert list(kept["failed"]) == [name]
+    assert any(each.startswith(f"{name} could not be measured") and str(problem) in each for each in said)
+    whole = {"journey": "journey", "alone": "catch_up_seconds", "containers": "containers"}
+    assert {key for key in whole.values() if key in kept} == set(whole.values()) - {whole[part]}
 
-    monkeypatch.setattr(bench, "journey", broken)
-    monkeypatch.setattr(bench, "alone", lambda say: {"catch_up_seconds": 12.0, "first_answer_seconds": 1.2})
+
+def notebook(folder: Path) -> None:
+    made = new_notebook(metadata={"papermill": {"start_time": "2026-01-02T03:04:05+00:00", "duration": 4.25}})
+    nbformat.write(made, folder / "07-create.ipynb")
+
+
+def test_the_journeys_runtime_and_the_time_of_each_notebook_are_kept_and_its_images_go(tmp_path, monkeypatch):
+    """With a run that is made up; it is told a name of bench's own, which no learner's images have."""
+    told: list[dict] = []
+    removed: list[str] = []
+    folder = tmp_path / "latest"
+
+    def journey(*, parameters: dict, say: Callable[[str], None]) -> int:
+        told.append(parameters)
+        folder.mkdir()
+        notebook(folder)
+        (folder / "summary.json").write_text('{"runtime": "container"}')
+        (folder / "sandbox.log").write_text(LOG)
+        return 0
+
+    monkeypatch.setattr(bench.run, "run", journey)
+    monkeypatch.setattr(bench.run, "RUNS", tmp_path)
+    monkeypatch.setattr(builds, "remove_all", removed.append)
     said: list[str] = []
-    assert bench.bench(said.append, tmp_path / "runs" / "bench.json") == 1
-    kept = json.loads((tmp_path / "runs" / "bench.json").read_text())
-    assert kept["catch_up_seconds"] == 12
-    assert any("journey could not be measured" in line and str(problem) in line for line in said)
-    assert "catch_up(through='07') from nothing: 12 s (goal: under 30)" in said
-
-
-def test_a_slow_machine_is_no_failure(tmp_path, monkeypatch):
-    slow = {
-        "first_answer_seconds": 60.0,
-        "catch_up_seconds": 600.0,
-        "idle": {"region": 90.0, "total": 99.0},
-        "balancer": {"share": 0.01},
+    found = bench.journey(said.append)
+    assert found["journey"]["runtime"] == "container"
+    assert found["journey"]["notebooks"]["07-create"] == dict.fromkeys(bench.PARTS, 0) | {
+        "rest": 4.25,
+        "seconds": 4.2,
     }
-    monkeypatch.setattr(
-        bench, "journey", lambda say: {"journey": {"seconds": 9999}, "calls": bench.timings(LOG)}
-    )
-    monkeypatch.setattr(bench, "alone", lambda say: slow)
-    said: list[str] = []
-    assert bench.bench(said.append, tmp_path / "bench.json") == 0
-    assert "AWS calls with a median over 50 ms: cloudwatch GetMetricData" in said
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    asked = 0
-
-    def do_GET(self) -> None:
-        Handler.asked += 1
-        refused = Handler.asked % 50 == 0
-        body = b"x" * 3000
-        self.send_response(500 if refused else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-def test_the_generator_counts_what_the_server_answered():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        done = bench._round(str(session.find_node().path), server.server_address, 0.5)
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert done["answered"] > 50
-    assert done["failed"] >= 1
-    assert 0 <= Handler.asked - done["answered"] - done["failed"] <= bench.CONNECTIONS
-    assert 0.49 <= done["seconds"] < 5  # Node.js may be a millisecond early
-
-
-READS = "import sys; sys.stdin.read()"
-REGION = """
-import subprocess, sys
-for program, file in ((sys.executable, "host.py"), (sys.executable, "server.js"), (sys.argv[1], "listeners")):
-    print(subprocess.Popen([program, "-I", "-S", file]).pid, flush=True)
-sys.stdin.read()
-"""
-
-
-def test_its_own_processes_are_not_its_tasks(tmp_path):
-    """Stand-ins with the names of the real ones; each reads until its input ends."""
-    for name in ("host.py", "server.js", "listeners"):
-        (tmp_path / name).write_text(READS)
-    (tmp_path / "envoy").symlink_to(os.path.realpath(sys.executable))
-    command = [sys.executable, "-c", REGION, str(tmp_path / "envoy")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as region:
-        host, _, envoy = (int(region.stdout.readline()) for _ in range(3))
-        own = bench._own_processes(psutil.Process(region.pid))
-        region.stdin.close()
-    assert {name: process.pid for name, process in own.items()} == {
-        "region": region.pid,
-        "host": host,
-        "envoy": envoy,
-    }
+    assert found["slowest_call_ms"] == 70.5
+    assert "\nIts tasks were containers." in said
+    assert told == [{"name": bench_sandbox.NAME}]
+    assert removed == [bench_sandbox.NAME]
+    session.check_name(bench_sandbox.NAME)
