@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import time
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -223,7 +224,10 @@ def stop() -> None:
 
 @cli.command()
 @click.option(
-    "--all", "everything", is_flag=True, help="What the set-up made, too: .venv and the Node packages."
+    "--all",
+    "everything",
+    is_flag=True,
+    help="What the set-up made, too: .venv and the Node packages; and the images that the course built.",
 )
 def clean(everything: bool) -> None:
     """Stop this checkout's sandboxes and remove what runs made."""
@@ -232,6 +236,11 @@ def clean(everything: bool) -> None:
     for state in {ROOT / ".sandbox", *(path.parent for path in ROOT.glob("runs/*/sandbox/state.json"))}:
         if session.stop(state):
             click.echo(f"stopped the sandbox of {state.relative_to(ROOT)}")
+    if everything:
+        from helpers import builds
+
+        with suppress(TutorialError):  # no engine, no image
+            click.echo(f"removed from the Docker Engine: {len(builds.remove_all())} images")
     click.echo(remove_made(ROOT, everything))
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from helpers.asking import said
 from helpers.services import pages, polls
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ COLUMNS = ["time", "task", "version", "path", "status", "ms"]
 def answered(log_group: str, report: Report) -> DataFrame:
     """A line per page that a load was served, oldest first: its AWS time, and what the app wrote about it.
 
-    Of an app that logs JSON with these names. Waits at most LATE AWS minutes for as many lines as were served.
+    Of an app that logs JSON with these names; other lines are left out. Waits at most LATE AWS minutes for as many lines
+    as were served.
     """
     from pandas import DataFrame
 
@@ -34,7 +35,8 @@ def answered(log_group: str, report: Report) -> DataFrame:
         rows = [line for line in timed if report.start <= line["time"] <= end]
         if len(rows) >= report.served:
             break
-    return DataFrame(rows, columns=COLUMNS).sort_values("time", ignore_index=True)
+    frame = DataFrame(rows, columns=COLUMNS).astype({"time": "datetime64[us, UTC]"})  # of no line, too
+    return frame.sort_values("time", ignore_index=True)
 
 
 def _real_time(line: dict) -> float:
@@ -52,7 +54,15 @@ def _lines(log_group: str, start: datetime, end: datetime) -> list[dict]:
         startTime=_milliseconds(start),
         endTime=_milliseconds(end),
     )
-    return [json.loads(event["message"]) for event in found]
+    lines = [said(event["message"]) for event in found]
+    return [line for line in lines if _is_timed(line)]
+
+
+def _is_timed(line: dict) -> bool:
+    try:
+        return datetime.fromisoformat(line["time"]).tzinfo is not None
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _milliseconds(time: datetime) -> int:

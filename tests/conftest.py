@@ -10,9 +10,15 @@ import boto3
 import pytest
 from hypothesis import settings
 
+from helpers import session
+from tests.engine.fixtures import engine, engine_labels, pytest_runtest_makereport  # noqa: F401
+
 # A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that: some tests press it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What tests call a task is a Node process, with or without an engine here. Those of containers ask for them by name.
+os.environ["SANDBOX_RUNTIME"] = "process"
 
 settings.register_profile("here", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
 settings.load_profile("here")
@@ -30,6 +36,18 @@ def no_aws_account(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, os.devnull)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # another test's connect() may have left one
+
+
+@pytest.fixture(scope="session")
+def no_containers(request: pytest.FixtureRequest) -> str:
+    """Why tasks cannot run as containers here; "" when they can, and then the base images are ready."""
+    best, lacking = session.best_runtime()
+    if best == "container":
+        try:
+            request.getfixturevalue("engine")
+        except pytest.skip.Exception as skipped:
+            return str(skipped)
+    return lacking
 
 
 @pytest.fixture(scope="session")

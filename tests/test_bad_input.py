@@ -17,7 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 from click.testing import CliRunner
 
-from helpers import sandbox, session
+from helpers import builds, sandbox, session
 from helpers.__main__ import cli
 from helpers.apps import run_app
 from helpers.errors import StackFailed, TutorialError
@@ -43,14 +43,14 @@ REGISTRY = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
 BOUND = 45.0  # AWS minutes in which a deployment must have ended that cannot succeed
 
 
-def environment_of(live: Live, patch: pytest.MonkeyPatch) -> None:
+def environment_of(live: Live, patch: pytest.MonkeyPatch, name: str = "lab") -> None:
     """This process's boto3, and `connect`, go to this sandbox."""
     patch.setenv("SANDBOX_STATE", str(live.state))
     environ = dict(os.environ)
     session.isolate(environ, live.here.endpoint, "us-east-1", live.state)
     for name, value in environ.items():
         patch.setenv(name, value)
-    patch.setattr(session, "_current", session.Lab("sandbox", "us-east-1", "lab", live.here))
+    patch.setattr(session, "_current", session.Lab("sandbox", "us-east-1", name, live.here))
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,56 @@ class TestAnAppThatDoesNotWork:
         assert f"EADDRINUSE: address already in use 127.0.0.1:{taken}" in told
         assert "the former version is in place" in told
         assert get(url) == "good"
+
+
+DOCKERFILE = """
+FROM public.ecr.aws/docker/library/node:24-slim
+COPY . .
+USER 1000
+CMD ["node", "server.js"]
+"""
+
+
+def test_in_a_container_the_reason_is_the_same(engine, no_containers, tmp_path, monkeypatch):
+    """Of an app that ends, one that is unwell, one that listens to nobody, and an image that has been deleted."""
+    if no_containers:
+        pytest.skip(no_containers)
+    live, lab = Live(tmp_path / "state", speed=60, runtime="container"), f"bad-{os.getpid()}"
+    environment_of(live, monkeypatch, lab)
+    eager = template("07").body.replace(
+        "HealthCheckGracePeriodSeconds: 15", "HealthCheckGracePeriodSeconds: 0"
+    )
+    leaves = (
+        "process.on('SIGTERM', () => process.exit(0));"  # process 1 ends by no signal that it does not handle
+    )
+    apps = {
+        "exits": EXITS,
+        "unwell": UNWELL + leaves,
+        "silent": OWN_PORT % 0 + leaves,
+        "deleted": PAGE % "good",
+    }
+    try:
+        images = {}
+        for name, code in apps.items():
+            app = write_app(tmp_path / name, code)
+            (app / "Dockerfile").write_text(DOCKERFILE)
+            images[name] = live.push(app, tag=name)
+        live.aws("ecr").batch_delete_image(repositoryName="app", imageIds=[{"imageTag": "deleted"}])
+        for name in ("unwell", "silent", "exits"):  # all at once: each takes its time to be given up
+            deploy(live, name, images[name], eager)
+        told = {name: failure_of(live, name) for name in ("exits", "unwell", "silent")}
+        deploy(live, "deleted", images["deleted"])
+        told["deleted"] = failure_of(live, "deleted")
+    finally:
+        sandbox.stop(live.state)
+        builds.remove_all(lab)
+    assert "(exit code 3)" in told["exits"]
+    assert {"    starting", "    Error: no DATABASE_URL"} <= set(told["exits"].splitlines())  # two streams
+    assert "Health checks failed with these codes: [500]" in told["unwell"]
+    assert "due to (reason " in told["silent"]
+    assert "    listening on a port of my own" in told["silent"]
+    assert "CannotPullContainerError" in told["deleted"]
+    assert "not found" in told["deleted"]
 
 
 # A template that CloudFormation does not take

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from moto import mock_aws
 
 from helpers import __main__ as command_line
-from helpers import install, preflight, session, status
+from helpers import builds, install, preflight, session, status
 from helpers import jupyter as jupyterlab
 from helpers import run as runner
 from helpers.errors import TutorialError
@@ -113,6 +113,18 @@ def test_clean_stops_every_sandbox_of_the_checkout(monkeypatch, tmp_path):
     assert result.output.endswith("removed: runs\n")
     assert not (tmp_path / "runs").exists()
     assert call("clean").output.endswith("there was nothing to remove\n")
+
+
+def test_clean_of_all_takes_the_images_out_of_an_engine_that_is_there(monkeypatch, tmp_path):
+    monkeypatch.setattr(command_line, "ROOT", tmp_path)
+    monkeypatch.setattr(builds, "remove_all", lambda: ["shop:v1", "shop:v2"])
+    assert "removed from the Docker Engine: 2 images" in call("clean", "--all").output
+
+    def no_engine():
+        raise TutorialError("There is no engine.")
+
+    monkeypatch.setattr(builds, "remove_all", no_engine)
+    assert "Docker" not in call("clean", "--all").output
 
 
 def test_status_of_a_region_that_is_none_says_so():

@@ -77,3 +77,17 @@ def test_pages_are_followed_also_empty_ones(aws: Answers):
 def test_an_app_that_says_less_leaves_it_empty(aws: Answers):
     aws["logs", "FilterLogEvents"] = {"events": [event(1)]}
     assert answered("/ecs/shop", report(1))["version"].isna().all()
+
+
+@pytest.mark.parametrize("time", [None, 1_800_000_000, "noon", "2026-11-23T12:00:00"])
+def test_lines_that_do_not_say_when_are_left_out(aws: Answers, time):
+    other = {"message": json.dumps({"path": "/", "time": time}), "timestamp": 1}
+    aws["logs", "FilterLogEvents"] = {"events": [other, event(1), {"message": "GET /", "timestamp": 1}]}
+    assert len(answered("/ecs/shop", report(3))) == 1
+
+
+def test_no_line_at_all_is_an_empty_table_of_times(aws: Answers):
+    aws["logs", "FilterLogEvents"] = {"events": [{"message": "GET /", "timestamp": 1}]}
+    load = report(3)
+    frame = answered("/ecs/shop", load)
+    assert list(frame["time"] - load.start) == []

@@ -138,7 +138,7 @@ def test_the_steps_grow():
         "ScalingPolicy",
     }
     assert template("06").asks_for == ["Name", "Image"]
-    assert template("08").asks_for == ["Name", "Image", "VpcId", "SubnetIds"]
+    assert template("08").asks_for == ["Name", "Image", "VpcId", "SubnetIds", "HealthCheckPath"]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -215,6 +215,21 @@ def test_security_group_texts_are_ones_that_ec2_takes():
 
 
 # --- the published design's defects, one test each (see the facts the notebooks name) --------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/healthcheck", True),
+        ("/", True),
+        ("/api/status/live?deep=1", True),
+        ("health", False),
+        ("/a b", False),
+    ],
+)
+def test_a_health_check_path_is_one_that_elb_takes(path, allowed):
+    pattern = content("07")["Parameters"]["HealthCheckPath"]["AllowedPattern"]
+    assert bool(re.fullmatch(pattern, path)) is allowed
 
 
 def test_the_image_is_a_registry_uri_with_a_digest():
@@ -297,7 +312,8 @@ def test_a_deployment_that_cannot_succeed_rolls_back():
 
 def test_health_checks_and_scaling_are_the_articles():
     group = one("08", "AWS::ElasticLoadBalancingV2::TargetGroup")
-    assert (group["HealthCheckPath"], group["TargetType"]) == ("/healthcheck", "ip")
+    assert (group["HealthCheckPath"], group["TargetType"]) == ({"Ref": "HealthCheckPath"}, "ip")
+    assert content("08")["Parameters"]["HealthCheckPath"]["Default"] == "/healthcheck"
     seconds = (group["HealthCheckIntervalSeconds"], group["HealthCheckTimeoutSeconds"])
     assert (*seconds, group["HealthyThresholdCount"], group["UnhealthyThresholdCount"]) == (30, 5, 2, 2)
     assert {"Key": "deregistration_delay.timeout_seconds", "Value": "60"} in group["TargetGroupAttributes"]
@@ -352,6 +368,7 @@ def test_parameters_that_are_not_given_stay_as_they_are():
         {"ParameterKey": "Image", "UsePreviousValue": True},
         {"ParameterKey": "VpcId", "ParameterValue": "vpc-1"},
         {"ParameterKey": "SubnetIds", "ParameterValue": "subnet-1,subnet-2"},
+        {"ParameterKey": "HealthCheckPath", "UsePreviousValue": True},
     ]
     with pytest.raises(TutorialError, match="no parameter VpcId"):
         template("06").parameters(VpcId="vpc-1")

@@ -74,7 +74,8 @@ def lab(monkeypatch):
 
 def locusts(parent: int | None = None) -> list[psutil.Process]:
     children = psutil.Process(parent).children(recursive=True)
-    return [child for child in children if "locust" in " ".join(child.cmdline())]
+    alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "locust" in " ".join(child.cmdline())]
 
 
 def test_counts_what_the_server_counts(server, lab):

@@ -29,11 +29,24 @@ boto3 = SimpleNamespace(client=lambda name: stranger)
         "In namespaces of its own, where they can be made, a process is number 1 and sees no other": """
 views = SimpleNamespace(skipped="", inside={"process id": 7, "processes it sees": 30})
 """,
+        "A container, where there is an engine, has files and limits of its own beside that": """
+views = SimpleNamespace(no_container="", table=[("cgroup", "this machine's")], contained={"user id": 0})
+""",
     },
     "02": {
         "The good file has every answer that one wants, and hadolint saw one fault of the obvious one": """
 good = obvious
 """,
+        "Where an engine builds them, the good image is at most a third of the other and quick to build again": (
+            """
+rows = {"size, MB": {"obvious": 300.0, "good": 200.0}, "of that, in %": {"good": 9}}
+compare_builds = lambda *_, **__: type("Seen", (dict,), {"skipped": "", "images": {}})(rows)
+""",
+            """
+rows = {"size, MB": {"obvious": 800.0, "good": 200.0}, "of that, in %": {"good": 90}}
+compare_builds = lambda *_, **__: type("Seen", (dict,), {"skipped": "", "images": {}})(rows)
+""",
+        ),
         ".dockerignore keeps files out": """
 what_goes_in = lambda app_dir: pandas.DataFrame({"files": [0]}, index=["left out by .dockerignore"])
 """,
@@ -42,20 +55,20 @@ what_goes_in = lambda app_dir: pandas.DataFrame({"files": [0]}, index=["left out
 stop_during_a_request = lambda app: SimpleNamespace(answered=False, exit_code=143)
 """,
             """
-shell_of_the_image = lambda: {"npm_config_script_shell": "/bin/sh"}
+has_the_shell = lambda image: True
 stop_during_a_request = lambda app: SimpleNamespace(answered=True, exit_code=0)
 """,
         ),
     },
     "03": {
         "It listens on the port that it is told, is healthy, and logs one line per request": """
-health = 500
+answers = answers | {"/healthcheck": 500}
 """,
         "A request in flight is answered before the app leaves": """
 stop_during_a_request = lambda app: SimpleNamespace(answered=False, outcome="no answer", exit_code=143)
 """,
         "Each way to fail has its own exit code, and a reason": """
-try_app = lambda app_dir, **_: SimpleNamespace(exit_code=0, out_of_memory=False, log="")
+try_app = lambda image, **_: SimpleNamespace(exit_code=0, out_of_memory=False, log="")
 """,
         "A stop timeout that is shorter than the request cuts it off": """
 stop_during_a_request = lambda app, **_: SimpleNamespace(answered=True, exit_code=0)
@@ -81,13 +94,16 @@ ecr = SimpleNamespace(
     },
     "05": {
         "The digest is the hash of the manifest, here and in the registry": """
-image = SimpleNamespace(digest="sha256:another")
+another = '{"config": {"digest": "", "size": 0, "mediaType": ""}, "layers": []}'
+ecr = SimpleNamespace(
+    batch_get_image=lambda **_: {"images": [{"imageManifest": another}]}, describe_images=ecr.describe_images
+)
 """,
         "Another content has another digest, and cannot have this tag": """
 refusal = "no refusal"
 """,
         "The image that you deploy next would be gone": """
-image = SimpleNamespace(digest="sha256:another")
+digest = "sha256:another"
 """,
     },
     "06": {
@@ -105,8 +121,8 @@ task_definition = task_definition | {"taskRoleArn": task_definition["executionRo
         "There are subnets in at least two availability zones": """
 subnets = subnets[:1]
 """,
-        "Two different tasks answered": """
-answers = answers[:1]
+        "Two different tasks answered, as far as the app says who it is": """
+tasks = tasks[:1]
 """,
         "Both targets are healthy, in two zones": """
 app = SimpleNamespace(targets=pandas.DataFrame({"state": ["healthy", "unhealthy"]}), tasks=app.tasks)
@@ -132,18 +148,28 @@ app = SimpleNamespace(alarms=quiet, counts=app.counts)
 """,
     },
     "09": {
-        "Two tasks keep two counts, and neither is yours": """
-ask = lambda path: {"task": "one", "visits": 1}
+        "Two tasks keep two counts, and neither is yours": (
+            """
+ask = lambda url, path: {"task": "one", "visits": 1}
 """,
+            """
+ask = lambda url, path, numbers=iter(range(8)): {"task": str((n := next(numbers)) % 2), "visits": n}
+""",
+        ),
         "A task was stopped and replaced, and no visitor noticed": """
 stopped = SimpleNamespace(failed=1, requests=100)
 """,
         "A task was killed and replaced, at the cost of a few requests at most": """
 killed = SimpleNamespace(failed=50, requests=100)
 """,
-        "One line in one stream tells of this request: that of the task which answered": """
-found = found + found
+        "One stream tells of this request: that of the task which answered": (
+            """
+found = [*found, {"logStreamName": "ecs/app/another", "message": ""}]
 """,
+            """
+found = [found[0] | {"logStreamName": "ecs/app/another"}]
+""",
+        ),
         "A new version went out and was taken back, and no request failed": """
 old_version = "0.0.1"
 """,

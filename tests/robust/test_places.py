@@ -35,7 +35,7 @@ def begin(
     *names: str,
     python: str = sys.executable,
     keep: bool = False,
-    **parameters: str,
+    **parameters: object,
 ) -> subprocess.Popen[str]:
     """`python -m helpers run`, without its look at the set-up, as a terminal's foreground process group."""
     told = json.dumps([names, parameters, str(runs), keep])
