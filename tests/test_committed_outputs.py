@@ -16,6 +16,7 @@ from tests.committed_outputs import IGNORED, SANITIZING
 CHECK = "✓ One process saturates: latency multiplies, and much of what was asked for is not served"
 LOG = '{"time":"2026-11-23T13:10:05.145Z","method":"GET","path":"/","status":200,"ms":42.3,"task":"vm/20194"}'
 LOADED = "282 requests in 5 AWS minutes, none failed; 25.4 served a second; p50 542 ms, p95 721 ms"
+BUILT = " 1/3 FROM node:24\n 2–3 from the cache\nimage shop:a1b2c3d4e5f6, 201.3 MB in 3 layers\n"
 STACK = "CREATE_COMPLETE                60 s  Service  AWS::ECS::Service"
 TABLE = "       task        zone     status\n0  8e878ecf  us-east-1a  RUNNING"
 IMAGE = "sha256:32257ede68edc1c12afc6290223bb45f677827ffc67ee630989812527648e1a0"
@@ -64,6 +65,8 @@ def shown(**data: str) -> nbformat.NotebookNode:
         ("shop-TaskRole-jY30reSrPJ7C, 2", "shop-TaskRole-2nAI7IFf2VH8, 2"),
         ("(deployment ecs-svc/3561602967144458236)", "(deployment ecs-svc/9325467418140683910)"),
         (f"{IMAGE}\n50a1b23825a7: pushed (685,789 bytes)", f"sha256:{'0' * 64}\n{'f' * 12}: pushed (7 bytes)"),
+        (BUILT, " 1/3 FROM node:24\n 2/3 RUN npm ci  2.5 s\n 3/3 COPY . .\nimage shop:f" + "0" * 11 + ", 9 MB in 7 layers\n"),
+        ("a1b2c3d4e5f6: pushed (39,936 bytes)\n0a1b2c3d4e5f: already there\nOnce more:\n", "a1b2c3d4e5f6: already there\nOnce more:\n"),
         (STACK, STACK.replace("    60 s", "     5 s")),
         (LOADED, "1,277 requests in 6 AWS minutes, none failed; 1.0 served a second; p50 5 ms, p95 1,945 ms"),
         ("0 of 144 failed, exit code 0", "0 of 99 failed, exit code 0"),
@@ -90,6 +93,8 @@ def test_what_varies_by_nature_is_the_same(differ, committed, executed):
         ("CPUUtilization > 50 for 3 minutes", "CPUUtilization > 50 for 5 minutes"),
         ("'TargetValue': 50.0", "'TargetValue': 70.0"),
         ("$0.0722 an hour, $52.70 a month", "$0.0722 an hour, $52.71 a month"),
+        (BUILT, BUILT.replace("shop:", "store:")),
+        (BUILT, BUILT + "a1b2c3d4e5f6: already there, and this very image\n"),
         (STACK, STACK.replace("COMPLETE", "FAILED")),
         (STACK, STACK.replace("Service", "Cluster", 1)),
         (LOG, LOG.replace("200", "404")),
