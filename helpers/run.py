@@ -261,6 +261,8 @@ def run(
         if (figure := folder / "scaling.png").exists():
             (notebooks / "images").mkdir(exist_ok=True)
             shutil.copy(figure, notebooks / "images" / "load-test.png")
+    if facts["runtime"]:
+        say(f"Tasks ran as {'containers' if facts['runtime'] == 'container' else 'processes'}.\n")
     say(
         _last_lines(
             outcomes, rest, folder, state, keep, time.monotonic() - began, interrupted, write and green

@@ -49,7 +49,10 @@ def test_only_lines_of_that_load_count(aws: Answers):
     assert len(answered("/ecs/shop", report(3))) == 3
 
 
-def test_it_waits_for_lines_that_are_on_their_way(aws: Answers):
+def test_it_waits_for_lines_that_are_on_their_way(aws: Answers, monkeypatch):
+    monkeypatch.setattr(
+        session, "current", lambda: StubLab(speed=6)
+    )  # twenty real seconds, also on a busy machine
     looks = iter([1, 2, 3])
     aws["logs", "FilterLogEvents"] = lambda asked: {"events": [event(1)] * next(looks)}
     assert len(answered("/ecs/shop", report(3))) == 3

@@ -274,3 +274,10 @@ def test_title_and_parameters_are_read_from_the_notebook(place):
     assert run.title(notebook) == "Create it"
     assert run.parameters_of(notebook) == {"a", "b", "c", "d"}
     assert run.title(new_notebook()) == ""
+
+
+@pytest.mark.parametrize(("runtime", "told"), [("container", "containers"), ("process", "processes")])
+def test_it_says_what_tasks_ran_as(place, monkeypatch, runtime, told):
+    monkeypatch.setattr(run, "_sandbox_facts", lambda state: {"speed": 30.0, "runtime": runtime})
+    write(place / "notebooks", "06-first.ipynb", CHECK)
+    assert f"Tasks ran as {told}.\n" in Run(place).said
