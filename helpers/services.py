@@ -335,7 +335,8 @@ class Service:
         That long, so that CloudWatch has a whole minute with so few: those that drain still run, and count.
         """
         settled = self.settled(minutes)
-        return lambda progress: settled(progress) and self.counts()["desired"] == self.scaling.minimum
+        # In this order: tasks that were calm at another number until a moment ago are not calm at the minimum.
+        return lambda progress: self.counts()["desired"] == self.scaling.minimum and settled(progress)
 
     def __repr__(self) -> str:
         counts = self.counts()

@@ -233,6 +233,20 @@ def test_at_minimum(aws: Answers):
     assert [at_minimum(at(minute)) for minute in (0, 2, 3)] == [False, False, True]
 
 
+def test_a_step_in_between_two_looks_is_not_taken_for_calm_at_the_minimum(aws: Answers, monkeypatch):
+    """Six tasks have been calm for long; the scale-in comes after any one of the looks at the counts."""
+    shop.open_shop(aws)
+    for six in range(3, 8):
+        looks = iter([6] * six + [2] * 20)
+        monkeypatch.setattr(
+            Service,
+            "counts",
+            lambda _, looks=looks: dict.fromkeys(("desired", "running", "healthy"), next(looks)),
+        )
+        at_minimum = Service("shop", "shop").at_minimum(minutes=3)
+        assert not any(at_minimum(at(minute)) for minute in (0, 3, 6, 6.1, 6.2, 6.3, 6.4))
+
+
 def test_calm_above_the_minimum_is_not_at_minimum(aws: Answers):
     shop.open_shop(aws, states=("healthy",) * 4)
     aws["ecs", "DescribeServices"] = {"services": [shop.record(4, 4)]}
