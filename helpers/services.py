@@ -13,6 +13,10 @@ from helpers.errors import ServiceNotSteady, TutorialError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+STEADY_WITHIN = 15.0  # AWS minutes
+SCALED_WITHIN = (
+    45.0  # AWS minutes: the low alarm looks at fifteen, after a cooldown of five; then tasks drain
+)
 ALARMS = ("AlarmHigh", "AlarmLow")
 
 
@@ -242,13 +246,16 @@ class Service:
         return {"desired": record["desiredCount"], "running": record["runningCount"], "healthy": healthy}
 
     def until_steady(
-        self, timeout: float = 15.0, *, desired: int | None = None, without: str | None = None
+        self, timeout: float | None = None, *, desired: int | None = None, without: str | None = None
     ) -> Service:
-        """Returns when one deployment is complete and all its tasks are healthy; `timeout` in AWS minutes.
+        """Returns when one deployment is complete and all its tasks are healthy; `timeout` in AWS minutes, STEADY_WITHIN
+        unless told.
 
-        `desired`: when there are so many, too. `without`: when this task, by its ARN, is gone, too. Raises
+        `desired`: when there are so many, too, for which auto scaling may take SCALED_WITHIN. `without`: when this task, by its ARN, is gone, too. Raises
         ServiceNotSteady, with the reason, when the time is over or the deployment has failed.
         """
+        if timeout is None:
+            timeout = STEADY_WITHIN if desired is None else SCALED_WITHIN
         for _ in polls(timeout):
             tasks = self._tasks(
                 "RUNNING"

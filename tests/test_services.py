@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pandas
 import pytest
 
+from helpers import services
 from helpers.errors import ServiceNotSteady, TutorialError
 from helpers.services import Service, alarm_kind, service
 from tests import shop
@@ -225,6 +226,18 @@ def test_not_settled_while_the_next_step_out_only_waits_for_the_cooldown(aws: An
     assert [settled(at(minute)) for minute in (0, 5, 6)] == [False, False, False]
     aws["cloudwatch", "DescribeAlarms"] = {"MetricAlarms": [shop.alarm("AlarmHigh", "OK")]}
     assert settled(at(7))
+
+
+@pytest.mark.parametrize(
+    ("asked", "minutes"), [({}, 15), ({"desired": 3}, 45), ({"desired": 3, "timeout": 1}, 1)]
+)
+def test_auto_scaling_is_given_the_time_that_it_takes(aws: Answers, monkeypatch, asked, minutes):
+    shop.open_shop(aws, states=("healthy", "initial"))
+    given = []
+    monkeypatch.setattr(services, "polls", lambda most: given.append(most) or [1])
+    with pytest.raises(ServiceNotSteady, match=f"after {minutes} AWS minutes"):
+        Service("shop", "shop").until_steady(**asked)
+    assert given == [minutes]
 
 
 def test_at_minimum(aws: Answers):
