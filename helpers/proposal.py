@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import TutorialError
+from helpers.snapshots import package_of
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 GALLERY = "public.ecr.aws/docker/library/node"
@@ -115,7 +116,7 @@ def propose_dockerfile(app_dir: str | Path) -> Proposal:
     TutorialError when there is no package.json, or when it does not say how the app starts.
     """
     app = CHECKOUT / app_dir
-    package = _package(app)
+    package = package_of(app)
     why: list[str] = []
     doubts: list[str] = []
     major = _major(app, package, why, doubts)
@@ -147,25 +148,8 @@ def dockerfile_of(app_dir: str | Path, *, write: bool = False) -> str:
     if write:
         print(f"\nwritten: {', '.join(path.name for path in proposal.write())}")
     else:
-        print("\nNothing is written. With write_dockerfile = True in the first code cell it is.")
+        print("\nNothing is written. With write=True it is.")
     return proposal.dockerfile
-
-
-def _package(app: Path) -> dict[str, Any]:
-    file = app / "package.json"
-    if not file.is_file():
-        raise TutorialError(
-            f"There is no Node.js app in {app}.",
-            seen="no package.json",
-            next="Set app_dir to the directory that holds the app's package.json.",
-        )
-    try:
-        package = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TutorialError(f"{file} is not JSON.", seen=str(error), next="Mend that line.") from error
-    if not isinstance(package, dict):
-        raise TutorialError(f"{file} holds no object.", next='It begins with {"name": …}.')
-    return package
 
 
 # --- which Node.js ----------------------------------------------------------------------------------------------------

@@ -274,7 +274,8 @@ def _upload(ecr: Any, repository: str, digest: str, blob: bytes) -> None:
 # --- what goes into the layer -----------------------------------------------------------------------------------------
 
 
-def _package(app: Path, installed: bool) -> dict[str, Any]:
+def package_of(app: Path) -> dict[str, Any]:
+    """An app's package.json. TutorialError when there is none, or no JSON in it."""
     file = app / "package.json"
     if not file.is_file():
         raise TutorialError(
@@ -286,6 +287,13 @@ def _package(app: Path, installed: bool) -> dict[str, Any]:
         package = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise TutorialError(f"{file} is not JSON.", seen=str(error), next="Mend that line.") from error
+    if not isinstance(package, dict):
+        raise TutorialError(f"{file} holds no object.", next='It begins with {"name": …}.')
+    return package
+
+
+def _package(app: Path, installed: bool) -> dict[str, Any]:
+    package = package_of(app)
     if installed and package.get("dependencies") and not (app / "node_modules").is_dir():
         raise TutorialError(
             f"The dependencies of {package.get('name', app.name)} are not installed.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import subprocess
@@ -21,6 +22,22 @@ OLD = """uv==1.0 \\
 zope==2 \\
     --hash=sha256:cc
 """
+
+
+def test_what_binder_runs_is_there():
+    """Each `from helpers import …` of postBuild, and what it calls."""
+    script = (install.ROOT / "postBuild").read_text()
+    (line,) = [line for line in script.splitlines() if line.startswith("python -c")]
+    tree = ast.parse(line.split('"')[1].replace("\\\\", "\\"))
+    modules = [alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    calls = [
+        (node.value.id, node.attr)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    ]
+    assert modules
+    for module, name in calls:
+        assert callable(getattr(importlib.import_module(f"helpers.{module}"), name))
 
 
 class Machine:

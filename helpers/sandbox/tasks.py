@@ -215,7 +215,7 @@ class ProcessRuntime:
         """What the task sees: nothing of the sandbox's own environment, which may hold somebody's credentials."""
         with self._lock:
             commands = find_node().commands(self.state / "node")
-        environment = {
+        return {
             "PATH": f"{commands}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(directory / "tmp"),
             "TMPDIR": str(directory / "tmp"),
@@ -227,24 +227,35 @@ class ProcessRuntime:
             **spec.environment,
             "PORT": str(port),
             "HOST": "127.0.0.1",
-            "AWS_REGION": spec.region,
-            "AWS_DEFAULT_REGION": spec.region,
-            "AWS_EXECUTION_ENV": "AWS_ECS_FARGATE",
+            **added_by_ecs(spec, self.metadata_url),
         }
-        if self.metadata_url:
-            environment["ECS_CONTAINER_METADATA_URI_V4"] = f"{self.metadata_url}/v4/{spec.task_id}"
-        return environment
 
     def _sweep(self) -> None:
         """Forget the tasks that ended, and an hour later their output."""
-        now = self.clock.monotonic()
         with self._lock:
-            for task_id, task in list(self._running.items()):
-                if task.ended:
-                    del self._running[task_id]
-                    self._ended.append((now, task.directory))
-            while self._ended and self._ended[0][0] < now - KEEP:
-                shutil.rmtree(self._ended.popleft()[1], ignore_errors=True)
+            forget_ended(self._running, self._ended, self.clock.monotonic())
+
+
+def added_by_ecs(spec: TaskSpec, metadata_url: str | None) -> dict[str, str]:
+    """The variables that ECS gives every container, over all others."""
+    added = {
+        "AWS_REGION": spec.region,
+        "AWS_DEFAULT_REGION": spec.region,
+        "AWS_EXECUTION_ENV": "AWS_ECS_FARGATE",
+    }
+    if metadata_url:
+        added["ECS_CONTAINER_METADATA_URI_V4"] = f"{metadata_url}/v4/{spec.task_id}"
+    return added
+
+
+def forget_ended(running: dict[str, Any], ended: deque[tuple[float, Path]], now: float) -> None:
+    """Move the tasks that ended from `running` to `ended`; after KEEP real seconds there their output goes."""
+    for task_id, task in list(running.items()):
+        if task.ended:
+            del running[task_id]
+            ended.append((now, task.directory))
+    while ended and ended[0][0] < now - KEEP:
+        shutil.rmtree(ended.popleft()[1], ignore_errors=True)
 
 
 class ProcessTask:

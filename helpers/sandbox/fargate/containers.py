@@ -246,28 +246,17 @@ class ContainerRuntime:
 
     def _environment(self, spec: TaskSpec) -> dict[str, str]:
         """What ECS adds to the image's and the task definition's."""
-        environment = {
+        return {
             "AWS_EC2_METADATA_DISABLED": "true",  # on an EC2 instance it would hand out that machine's credentials
             **self.environment,
             **spec.environment,
-            "AWS_REGION": spec.region,
-            "AWS_DEFAULT_REGION": spec.region,
-            "AWS_EXECUTION_ENV": "AWS_ECS_FARGATE",
+            **tasks.added_by_ecs(spec, self.metadata_url),
         }
-        if self.metadata_url:
-            environment["ECS_CONTAINER_METADATA_URI_V4"] = f"{self.metadata_url}/v4/{spec.task_id}"
-        return environment
 
     def _sweep(self) -> None:
         """Forget the tasks that ended, and an hour later their output."""
-        now = self.clock.monotonic()
         with self._lock:
-            for task_id, task in list(self._running.items()):
-                if task.ended:
-                    del self._running[task_id]
-                    self._ended.append((now, task.directory))
-            while self._ended and self._ended[0][0] < now - tasks.KEEP:
-                shutil.rmtree(self._ended.popleft()[1], ignore_errors=True)
+            tasks.forget_ended(self._running, self._ended, self.clock.monotonic())
 
 
 class ContainerTask:
