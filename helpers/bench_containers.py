@@ -23,7 +23,7 @@ OBVIOUS = """\
 FROM node:latest
 WORKDIR /app
 COPY . .
-RUN npm ci
+RUN npm install && npm run build --if-present
 EXPOSE 3000
 CMD ["npm", "start"]
 """  # notebook 02's

@@ -148,7 +148,7 @@ def dockerfile_of(app_dir: str | Path, *, write: bool = False) -> str:
     if write:
         print(f"\nwritten: {', '.join(path.name for path in proposal.write())}")
     else:
-        print("\nNothing is written. With write=True it is.")
+        print("\nNothing is written. With the parameter write_dockerfile = True it is.")
     return proposal.dockerfile
 
 

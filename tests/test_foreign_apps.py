@@ -1,4 +1,4 @@
-"""Bring your own app: four small foreign ones, each through the notebooks 04–09, twice as fast as usual.
+"""Bring your own app: four small foreign ones, each through the notebooks 02–09, twice as fast as usual.
 
 In containers all of them; as processes those that need no build, at the same time. What the sample app has and they lack
 (an answer that names the task, a count of visits, a log of JSON with certain names) the checks say openly.
@@ -17,11 +17,10 @@ from pathlib import Path
 import pytest
 
 from helpers import builds, sandbox, session
-from helpers.proposal import propose_dockerfile
 from tests.robust.test_places import begin
 from tests.test_proposal import APPS, FOREIGN
 
-NUMBERS = ("04", "05", "06", "07", "08", "09")
+NUMBERS = ("02", "03", "04", "05", "06", "07", "08", "09")
 NEEDS_A_BUILD = "typescript"
 
 pytestmark = pytest.mark.timeout(600)
@@ -44,7 +43,6 @@ class Journey:
     def begin(self, checkout: Path) -> None:
         leave = shutil.ignore_patterns("node_modules")
         copy = Path(shutil.copytree(APPS / self.app, self.folder / self.app, ignore=leave))
-        propose_dockerfile(copy).write()
         if self.runtime == "process":
             install_packages(copy)
         with pytest.MonkeyPatch.context() as patch:
@@ -56,6 +54,8 @@ class Journey:
                 app_dir=str(copy),
                 name=self.name,
                 health_path=FOREIGN[self.app],
+                write_dockerfile=True,
+                wrong_setting="NODE_OPTIONS=--require ./not-there.js",
             )
 
     def check(self) -> None:

@@ -1,7 +1,7 @@
 """Every notebook, executed as `make run` executes them, and the story that the load test must tell.
 
 Tasks run as what the committed outputs were recorded with. As processes, every notebook is executed in
-tests/test_robust.py as well, twice as fast; as containers, 04–09 in tests/test_foreign_apps.py.
+tests/test_robust.py as well, twice as fast; as containers, 02–09 in tests/test_foreign_apps.py.
 """
 
 from __future__ import annotations
