@@ -31,7 +31,7 @@ NAME = (
     "course-bench"  # the lab's; every image of this name goes when a part is over, so it must be no learner's
 )
 LARGE = (2048, 4096)  # CPU units and MiB: more than one Node.js process can use
-ROLE = "arn:aws:iam::123456789012:role/ecsTaskExecutionRole"
+MANAGED = "arn:aws:iam::aws:policy/service-role/AmazonECSTaskExecutionRolePolicy"
 CONNECTIONS = 16
 ROUNDS, ROUND, WARM_UP = 5, 2.0, 2.0  # rounds on each side; real seconds of one
 CALM, IDLE = 5.0, 20.0  # real seconds before the sandbox's own CPU is read, and between the two readings
@@ -234,13 +234,16 @@ def serve(
     ecr, ecs, elbv2, ec2 = (boto3.client(each) for each in ("ecr", "ecs", "elbv2", "ec2"))
     subnets = [subnet["SubnetId"] for subnet in ec2.describe_subnets()["Subnets"]]
     uri = ecr.create_repository(repositoryName=name)["repository"]["repositoryUri"]
-    front = elbv2.create_load_balancer(Name=name, Subnets=subnets)["LoadBalancers"][0]
+    vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+    open_to_all = _security_group(ec2, vpc, name)
+    front = elbv2.create_load_balancer(Name=name, Subnets=subnets, SecurityGroups=[open_to_all])
+    front = front["LoadBalancers"][0]
     group = elbv2.create_target_group(
         Name=name,
         Protocol="HTTP",
         Port=3000,
         TargetType="ip",
-        VpcId=ec2.describe_vpcs()["Vpcs"][0]["VpcId"],
+        VpcId=vpc,
         HealthCheckPath="/healthcheck",
         HealthyThresholdCount=2,
     )["TargetGroups"][0]["TargetGroupArn"]
@@ -260,7 +263,7 @@ def serve(
         family=name,
         requiresCompatibilities=["FARGATE"],
         networkMode="awsvpc",
-        executionRoleArn=ROLE,
+        executionRoleArn=_role(name),
         cpu=str(cpu),
         memory=str(memory),
         runtimePlatform={"cpuArchitecture": words[getattr(image, "architecture", "amd64")]},
@@ -280,8 +283,41 @@ def serve(
         taskDefinition=name,
         desiredCount=tasks,
         launchType="FARGATE",
-        networkConfiguration={"awsvpcConfiguration": {"subnets": subnets}},
+        networkConfiguration={
+            "awsvpcConfiguration": {
+                "subnets": subnets,
+                "securityGroups": [open_to_all],
+                "assignPublicIp": "ENABLED",
+            }
+        },
         loadBalancers=[{"targetGroupArn": group, "containerName": "app", "containerPort": 3000}],
     )
     host, _, port = front["DNSName"].partition(":")
     return Service(name, name), (host, int(port))
+
+
+def _security_group(ec2: Any, vpc: str, name: str) -> str:
+    """The id of a group that lets clients in to the load balancer, and the load balancer to the tasks."""
+    group = ec2.create_security_group(GroupName=name, Description="bench", VpcId=vpc)["GroupId"]
+    for port in (80, 3000):
+        ec2.authorize_security_group_ingress(
+            GroupId=group, IpProtocol="tcp", FromPort=port, ToPort=port, CidrIp="0.0.0.0/0"
+        )
+    return group
+
+
+def _role(name: str) -> str:
+    """The ARN of an execution role with what a task needs to start."""
+    import boto3
+
+    iam = boto3.client("iam")
+    allowed = {
+        "Effect": "Allow",
+        "Principal": {"Service": "ecs-tasks.amazonaws.com"},
+        "Action": "sts:AssumeRole",
+    }
+    trust = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+    with suppress(iam.exceptions.EntityAlreadyExistsException):
+        iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)
+    iam.attach_role_policy(RoleName=name, PolicyArn=MANAGED)
+    return iam.get_role(RoleName=name)["Role"]["Arn"]

@@ -25,6 +25,8 @@ from helpers.errors import SandboxGone, SetupError, TutorialError
 if TYPE_CHECKING:
     from docker import DockerClient
 
+    from helpers.diagnose import Diagnosis
+    from helpers.faults import Broken
     from helpers.sandbox.fargate.node import Node
     from helpers.sandbox.tasks import ProcessRuntime, RunningTask
 
@@ -68,8 +70,42 @@ class Lab:
         return Path(self.running.state)
 
     def now(self) -> datetime:
-        """The AWS time: aware, UTC."""
+        """The AWS time: aware, UTC. It stands still while this is `paused`."""
         return self.running.now()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether AWS time stands still, whoever paused it."""
+        return self.running.latest().paused
+
+    def pause(self) -> None:
+        """Let AWS time stand still, to read: no alarm, no deployment, no scaling goes on, and nothing is measured.
+
+        The app runs and answers. Calls of AWS's API work, and what they ask for is done after `resume`. A second pause
+        changes nothing. In the sandbox only.
+        """
+        from helpers import pauses
+
+        self.ensure_there()
+        pauses.pause(self.target, self.running.endpoint)
+
+    def resume(self) -> None:
+        """Let AWS time go on as if it had not stood still; nothing changes when it does not."""
+        from helpers import pauses
+
+        self.ensure_there()
+        pauses.resume(self.target, self.running.endpoint)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """AWS time stands still in this block; a pause from before the block stays."""
+        before = self.is_paused
+        self.pause()
+        try:
+            yield
+        finally:
+            if not before:
+                self.resume()
 
     def ensure_there(self) -> None:
         """SandboxGone when the sandbox that this lab was connected to runs no more."""
@@ -101,6 +137,19 @@ class Lab:
         self.ensure_there()
         faults.kill_task(self.target, self.running.endpoint, task_arn)
 
+    def diagnose(self) -> Diagnosis:
+        """Why this lab's service does not do what it should, by what AWS's API shows; "nothing wrong" when it does."""
+        from helpers import diagnose
+
+        return diagnose.diagnose(cluster=self.name, service=self.name, stack=self.name)
+
+    def break_it(self, name: str | None = None, *, seed: int | None = None) -> Broken:
+        """Break this lab's service: the fault of that name, or one that `seed` chooses. In the sandbox only."""
+        from helpers import faults
+
+        self.ensure_there()
+        return faults.break_it(self, name, seed=seed)
+
     def stop(self) -> None:
         """End the sandbox with everything that it runs."""
         sandbox.stop(self.state)
@@ -110,14 +159,15 @@ class Lab:
         return [f"Not containers: {first.rstrip('.')} (notebook 01; none is needed)."] if first else []
 
     def __repr__(self) -> str:
-        from helpers import costs
+        from helpers import costs, pauses
 
         tasks = "containers" if self.runtime == "container" else "Node processes"
         return display.wrap(
             "\n".join(
                 (
                     f"{self.name} in {self.region}, on the sandbox on this machine. No AWS account is used, nothing is charged.",
-                    f"AWS time is {self.now():%Y-%m-%d %H:%M} UTC and passes {self.speed:g} times as fast as yours.",
+                    pauses.told(self.running)
+                    or f"AWS time is {self.now():%Y-%m-%d %H:%M} UTC and passes {self.speed:g} times as fast as yours.",
                     f"Real: the app's {tasks}, every request, the CPU used, the latency.",
                     *self._why_not_containers(),
                     "Modelled: how AWS decides and how long it takes. Recorded only: IAM, VPC.",
@@ -165,7 +215,15 @@ def connect(
     _current = Lab(target, region, name, running)
     _new_default_session(_current)
     _in_notebook()
+    _tell_of_a_pause(running)
     return _current
+
+
+def _tell_of_a_pause(running: sandbox.Sandbox) -> None:
+    from helpers import pauses
+
+    if told := pauses.told(running):
+        print(told)
 
 
 def connected() -> Lab | None:

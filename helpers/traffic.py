@@ -93,9 +93,10 @@ def load(
     In the sandbox only loopback addresses can be loaded, on AWS only load balancers of this account. Locust ends
     with this call, however the call ends.
     """
-    from helpers import session
+    from helpers import pauses, session
 
     lab = session.current()
+    pauses.refuse_to_wait(lab)
     _refuse_what_is_not_yours(url, lab.target)
     _refuse_too_much(phases, lab.target)
     watching = _Watching(watch) if hasattr(watch, "counts") else None
@@ -111,7 +112,8 @@ def load(
             if phase.action:
                 phase.action()
             for moment in _moments(begin, phase.longest * 60 / lab.speed, every):
-                session.current()  # a sandbox that has ended fails all requests, and says nothing else
+                # A sandbox that has ended fails all requests, and says nothing else; a paused one counts none.
+                pauses.refuse_to_wait(session.current())
                 locust.read()
                 so_far = (*spans, Span(name, begin, moment - LAG, counted=moment - LAG))
                 report = Report(url, locust.record, clock, so_far, lab.target, lab.runtime)

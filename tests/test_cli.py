@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +24,7 @@ from helpers import builds, install, preflight, session, status
 from helpers import jupyter as jupyterlab
 from helpers import run as runner
 from helpers.errors import TutorialError
+from helpers.sandbox import Sandbox
 
 
 def call(*arguments: str):
@@ -90,14 +94,18 @@ def test_status_and_stop_without_a_sandbox_say_so(monkeypatch):
 
 def test_status_shows_aws_time_and_where_the_reasons_are(monkeypatch, tmp_path):
     now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    running = SimpleNamespace(endpoint="http://127.0.0.1:1", state=str(tmp_path), speed=30.0, now=lambda: now)
+    at = (str(tmp_path), 1, "http://127.0.0.1:1", 30.0, "process")
+    running = Sandbox(*at, real_epoch=time.time(), aws_epoch=now.timestamp())
     monkeypatch.setattr(session, "attach", lambda: running)
     monkeypatch.setattr(status, "status", lambda region: f"tables of {region}")
     monkeypatch.setattr(session, "isolate", lambda *_: None)
     said = call("status", "--region", "eu-west-1").output
-    assert said.startswith("AWS time 2026-01-02 03:04:05 UTC, 30 times as fast as yours, in eu-west-1\n")
+    assert re.match(r"AWS time 2026-01-02 03:0\d:\d\d UTC, 30 times as fast as yours, in eu-west-1\n", said)
     assert str(tmp_path / "sandbox.log") in said
     assert said.endswith("tables of eu-west-1\n")
+    assert "paused" not in said
+    replace(running, paused=True).write()
+    assert "\nAWS time is paused: it stands at 2026-01-02 03:04:05 UTC" in call("status").output
 
 
 def test_clean_stops_every_sandbox_of_the_checkout(monkeypatch, tmp_path):

@@ -13,7 +13,7 @@
         autoscaler ◄── alarms ◄── meter: CloudWatch's metrics
 
 Read in this order: `clock`, `endpoint`, `mends`, `records`, `registry`, `stacks`, `resources`, `scheduler`, `tasks`,
-`balancer`, `meter`, `alarms`, `autoscaler`, `logs`, `control`; each says what it stands in for, and how it differs.
+`balancer`, `meter`, `alarms`, `autoscaler`, `logs`, `control`, `standstill`; each says what it stands in for, and how it differs.
 What a part stands on is in the folder of its AWS service. `__main__` is the process that holds them all. This module
 starts it, finds it again and ends it.
 """
@@ -30,7 +30,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -52,9 +52,11 @@ class SandboxError(Exception):
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A running sandbox, as its state file describes it. `real_epoch` and `aws_epoch`: the same moment, in both times.
+    """A running sandbox, as its state file describes it. `real_epoch` and `aws_epoch`: the same moment, in both times,
+    the last one at which AWS time began to pass or, if `paused`, to stand still.
 
-    `runtime`: what tasks run as, "process" or "container"; `why`: why they are no containers, if they are not.
+    `runtime`: what tasks run as, "process" or "container"; `why`: why they are no containers, if they are not; `began`:
+    its start, in real seconds since 1970. Two are equal when they are the same sandbox, paused or not.
     """
 
     state: str
@@ -62,13 +64,22 @@ class Sandbox:
     endpoint: str
     speed: float
     runtime: str
-    real_epoch: float
-    aws_epoch: float
+    real_epoch: float = field(compare=False)
+    aws_epoch: float = field(compare=False)
     why: str = ""
+    began: float = 0.0
+    paused: bool = field(default=False, compare=False)
 
     def now(self) -> datetime:
         """AWS time, without asking the sandbox."""
-        return datetime.fromtimestamp(self.aws_epoch + (time.time() - self.real_epoch) * self.speed, UTC)
+        here = self.latest()
+        passed = 0.0 if here.paused else (time.time() - here.real_epoch) * here.speed
+        return datetime.fromtimestamp(here.aws_epoch + passed, UTC)
+
+    def latest(self) -> Sandbox:
+        """The same sandbox as its state file describes it now; this, when it has none any more."""
+        there = _read(Path(self.state))
+        return there if there == self else self
 
     def write(self) -> None:
         file = Path(self.state) / "state.json"
@@ -80,17 +91,16 @@ class Sandbox:
 def attach(state: Path) -> Sandbox | None:
     """The sandbox that runs on this state directory, or None. A state file that a dead one left does not count."""
     holder = _holder(state)
-    if not holder:
-        return None
+    here = _read(state) if holder else None
+    return here if here and here.pid == holder else None
+
+
+def _read(state: Path) -> Sandbox | None:
+    """What the state file says; None where it is not written yet, or half, by one that a crash of the machine ended."""
     try:
-        here = Sandbox(**json.loads((state / "state.json").read_text()))
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-    ):  # not written yet, or half, by one that a crash of the machine ended
+        return Sandbox(**json.loads((state / "state.json").read_text()))
+    except (OSError, ValueError, TypeError):
         return None
-    return here if here.pid == holder else None
 
 
 def start(state: Path, *, speed: float, runtime: str, why: str = "") -> Sandbox:

@@ -18,6 +18,7 @@ import time
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,22 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("sandbox")
 
 IDLE = 2 * 3600.0  # real seconds without a request, after which the sandbox ends
-
-
-class Loop(threading.Thread):
-    """Calls `step` every so many real seconds. A step that fails is logged, and the loop goes on."""
-
-    def __init__(self, name: str, step: Callable[[], None], every: float):
-        super().__init__(name=name, daemon=True)
-        self.step, self.every, self.ended = step, every, threading.Event()
-
-    def run(self) -> None:
-        while not self.ended.wait(self.every):
-            try:
-                self.step()
-            except Exception:
-                log.exception("a step of %s failed; it goes on", self.name)
-                self.ended.wait(1.0)
 
 
 class AwsTimeFormatter(logging.Formatter):
@@ -116,6 +101,7 @@ class Region:
         from helpers.sandbox.endpoint import Endpoint
 
         self.state, self.clock, self.why = state, clock, why
+        self.here: Sandbox | None = None  # once it is ready
         self.ports_file = state / "ports.json"
         self.old_ports = _read_ports(self.ports_file)
         self.endpoint = self._endpoint(Endpoint)
@@ -137,14 +123,18 @@ class Region:
         from helpers.sandbox.balancer import Balancer
         from helpers.sandbox.cloudwatch import log_store, metric_store
         from helpers.sandbox.control import PREFIX, Control
+        from helpers.sandbox.ec2.network import Network
         from helpers.sandbox.ecs import task_definitions
+        from helpers.sandbox.ecs.preparation import Preparation
         from helpers.sandbox.fargate.host import Host
         from helpers.sandbox.fargate.metadata import MetadataServer
-        from helpers.sandbox.logs import AwsLogs
+        from helpers.sandbox.iam.roles import Roles
+        from helpers.sandbox.logs import PRUNED_EVERY, AwsLogs
         from helpers.sandbox.meter import Meter
         from helpers.sandbox.records import Records
         from helpers.sandbox.scheduler import Scheduler
         from helpers.sandbox.stacks import CloudFormation
+        from helpers.sandbox.standstill import Loop, Standstill
 
         state, clock, aws, changes = self.state, self.clock, self.endpoint.client, self.endpoint.changes
         records = Records()
@@ -154,28 +144,51 @@ class Region:
         logs = AwsLogs(records, aws, clock)
         self.runtime, self.registry = self._runtime(runtime, logs.follow)
         registry = self.registry
+        self.network = Network(aws, changes, records.task_at)
         self.balancer = balancer = Balancer(
-            state, clock, aws, changes, records.resolve, self.host.spawn, self.old_ports.get("balancers", {})
+            state,
+            clock,
+            aws,
+            changes,
+            records.resolve,
+            self.host.spawn,
+            self.old_ports.get("balancers", {}),
+            self.network,
         )
         self.scheduler = scheduler = Scheduler(
-            clock, records, aws, self.runtime, balancer.health, logs, in_flight=balancer.in_flight
+            clock,
+            records,
+            aws,
+            self.runtime,
+            balancer.health,
+            logs,
+            preparation=Preparation(logs, Roles(aws, changes), registry, self.network),
+            in_flight=balancer.in_flight,
         )
         meter = Meter(clock, records, aws, changes, self._requests, balancer.health)
         alarms = Alarms(clock, records, aws)
         autoscaler = AutoScaler(clock, records, aws, alarms.evaluations)
-        for part in (registry, balancer, scheduler, meter, alarms, autoscaler, CloudFormation(clock, aws)):
+        stacks = CloudFormation(clock, aws, wait=clock.sleep)
+        for part in (registry, balancer, scheduler, meter, alarms, autoscaler, stacks):
             self.endpoint.add(part.operations())
         for module in (task_definitions, log_store):
             self.endpoint.add(module.operations())
-        self.endpoint.mount(PREFIX, Control(records))
-        self.loops = [
-            Loop("balancer", balancer.step, every=0.1),
-            Loop("scheduler", scheduler.step, every=0.1),
-            Loop("meter", meter.step, every=0.05),
-            Loop("alarms", alarms.step, every=0.1),
-            Loop("autoscaler", autoscaler.step, every=0.1),
-            Loop("logs", logs.step, every=0.5),
+        hold = {"held": lambda: clock.paused}
+        measures = Loop("meter", meter.step, 0.05, **hold, meanwhile=meter.take_in)
+        deciding = [
+            Loop("balancer", balancer.step, 0.1, **hold, meanwhile=balancer.keep_running),
+            Loop("scheduler", scheduler.step, 0.1, **hold),
+            Loop("alarms", alarms.step, 0.1, **hold),
+            Loop("autoscaler", autoscaler.step, 0.1, **hold),
         ]
+        # Read on, and thrown away, in a pause, too: what tasks write would fill the disk, and then the memory.
+        reading = Loop("logs", logs.step, 0.5)
+        pruning = Loop("pruning", log_store.prune, PRUNED_EVERY, held=lambda: not clock.paused)
+        self.loops = [*deciding, measures, reading, pruning]
+        standstill = Standstill(
+            clock, deciding, measures, hold=meter.hold, go_on=meter.go_on, tell=self._tell_time
+        )
+        self.endpoint.mount(PREFIX, Control(records, pause=standstill.pause, resume=standstill.resume))
 
     def _runtime(self, kind: str, on_start: Callable[[RunningTask], None]) -> tuple[Runtime, Registry]:
         """What tasks run as, and the registry that their images come from."""
@@ -226,6 +239,14 @@ class Region:
             self.endpoint.last_request = time.monotonic()
         return served
 
+    def _tell_time(self) -> None:
+        """Let other processes know whether AWS time passes, and from where."""
+        self.endpoint.last_request = time.monotonic()  # somebody asked
+        if self.here is not None:
+            paused, real, aws = self.clock.paused, time.time(), self.clock.time()
+            self.here = replace(self.here, paused=paused, real_epoch=real, aws_epoch=aws)
+            self.here.write()
+
     def run(self, still_held: Callable[[], bool]) -> None:
         """Serve until SIGTERM, until nobody has asked anything for `IDLE` real seconds, or until the state directory
         is no longer ours: nobody would find this sandbox again."""
@@ -240,15 +261,17 @@ class Region:
             self.endpoint.start()
             for loop in self.loops:
                 loop.start()
-            here = Sandbox(
+            began = time.time()
+            self.here = here = Sandbox(
                 state=str(self.state.resolve()),
                 pid=os.getpid(),
                 endpoint=self.endpoint.url,
                 speed=self.clock.speed,
                 runtime=self.runtime.name,
                 why=self.why,
-                real_epoch=time.time(),
+                real_epoch=began,
                 aws_epoch=self.clock.time(),
+                began=began,
             )
             here.write()
             log.info("ready at %s, %g AWS seconds a second", here.endpoint, here.speed)
@@ -284,6 +307,7 @@ class Region:
     def _close(self) -> None:
         for loop in self.loops:
             loop.ended.set()
+        self.clock.resume()  # what is waited for from here on must end
         self.scheduler.close()
         self.runtime.close()
         self.balancer.stop()

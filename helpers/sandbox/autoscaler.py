@@ -165,7 +165,16 @@ class AutoScaler:
             log.info("%s: %s", target.resource_id, decision.reason)
             self._scale(target, current, decision.capacity, cause)
         else:
-            self._not_scaled(target, decision, cause)
+            willing = [
+                n for n, one in decisions.items() if one.direction == "in" and one.capacity is not None
+            ]
+            if willing:  # AWS has no NotScaledReason for it
+                log.info(
+                    "%s: not scaled in as %s asks: %s does not agree, %s",
+                    *(target.resource_id, " and ".join(willing), policy.name, decision.reason),
+                )
+            else:
+                self._not_scaled(target, decision, cause)
 
     def _scale(self, target: Target, current: int, capacity: int, cause: str) -> None:
         if target.activity is not None:

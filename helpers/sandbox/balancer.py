@@ -2,8 +2,10 @@
 
 Differs: a load balancer is a port on 127.0.0.1 in front of one Envoy process (`envoy.py`), and DNSName says so. A
 target is registered by its task's network interface and container port; only this module knows where that really
-is. Health-check intervals and deregistration delays are AWS time; whatever bounds a request is real time. Listeners
-forward to one target group or give a fixed response; rules, HTTPS and other types of load balancer are not made.
+is. What a security group keeps out meets real silence (`dead_ends.py`) from the next new connection on, and is
+unhealthy after as much AWS time as it takes at AWS. Health-check intervals and deregistration delays are AWS time;
+whatever bounds a request is real time. Listeners forward to one target group or give a fixed response; rules, HTTPS
+and other types of load balancer are not made.
 """
 
 from __future__ import annotations
@@ -11,29 +13,24 @@ from __future__ import annotations
 import logging
 import subprocess
 import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from helpers.sandbox.clock import Clock
+from helpers.sandbox.elb.access_log import Request, request
+from helpers.sandbox.elb.dead_ends import DeadEnds
+from helpers.sandbox.elb.described import port_key, read_groups, read_listeners, short
 from helpers.sandbox.elb.envoy import Envoy, Host, spawn_detached
-from helpers.sandbox.elb.envoy_config import (
-    ALGORITHMS,
-    Cluster,
-    Endpoint,
-    FixedResponse,
-    HealthCheck,
-    Listener,
-    configuration,
-)
+from helpers.sandbox.elb.envoy_config import Cluster, Endpoint, Listener, configuration
+from helpers.sandbox.elb.paths import Network, closed_paths, shut_listeners
 from helpers.sandbox.elb.ports import Ports
 from helpers.sandbox.elb.target_health import (
     DRAINING,
+    HEALTHY,
     NOT_IN_USE,
     NOT_REGISTERED,
     REGISTERING,
@@ -51,24 +48,6 @@ Resolve = Callable[[str, int], tuple[str, int] | None]
 SETTLES = (
     0.5  # real seconds after which Envoy surely sends a deregistered target no new request; it takes 0.01
 )
-SHORTEST_INTERVAL = 0.02  # real seconds between health checks, however fast AWS time runs
-
-
-@dataclass(frozen=True)
-class Request:
-    """One line of the access log. `time`: AWS seconds since 1970 at its end; `seconds`: the target's real ones.
-
-    `target` is (IP address, port) as registered, None if none was chosen; `target_status` is None when the load
-    balancer answered by itself.
-    """
-
-    time: float
-    load_balancer_arn: str
-    target_group_arn: str | None
-    target: tuple[str, int] | None
-    elb_status: int
-    target_status: int | None
-    seconds: float
 
 
 class Balancer:
@@ -83,16 +62,20 @@ class Balancer:
         resolve: Resolve,
         spawn: Callable[..., subprocess.Popen] | None = None,
         preferred_ports: dict[str, int] | None = None,
+        network: Network | None = None,
     ):
         self._clock, self._aws, self._changes, self._resolve = clock, aws, changes, resolve
         self._envoy = Envoy(state / "envoy", spawn or spawn_detached)
-        self._ports = Ports(preferred_ports or {})
+        self._ports, self._dead_ends, self._network = Ports(preferred_ports or {}), DeadEnds(), network
         self._regions: set[str] = set()
         self._seen: Any = None  # what the records were read at
         self._reading = threading.Lock()  # never taken by a holder of _lock: reading calls our own operations
         self._lock = threading.RLock()
         self._groups: dict[str, Group] = {}
         self._listeners: list[Listener] = []
+        self._balancers: dict[str, Mapping[str, Any]] = {}  # as boto3 describes them, by ARN
+        self._shut: dict[str, str] = {}  # listeners that no client gets to: their ports' names
+        self._shut_at: Any = None
         self._targets: dict[str, dict[tuple[str, int], Target]] = {}
         self._hosts: dict[tuple[str, str], Host] = {}
         self._told: Any = None  # the clusters and listeners that Envoy was given last
@@ -105,6 +88,7 @@ class Balancer:
     def stop(self) -> None:
         self._envoy.stop()
         self._ports.keep_only(set())
+        self._dead_ends.keep_only(set())
 
     def operations(self) -> dict[tuple[str, str], Handler]:
         return {
@@ -126,21 +110,27 @@ class Balancer:
         answer = call.forward()
         for record in answer.get("LoadBalancers", []):
             if record.get("Type", "application") == "application":
-                port = self._ports.reserve(_port_key(call.region, record["LoadBalancerName"]))
+                port = self._ports.reserve(port_key(call.region, record["LoadBalancerName"]))
                 record["DNSName"] = f"127.0.0.1:{port}"
                 record["State"] = {"Code": "active"}
+                if self._network is not None:
+                    record["SecurityGroups"] = self._network.groups_of(call.region, record)
         return answer
 
     def register_targets(self, call: Call) -> dict[str, Any]:
         group = self._group_of(call)
+        health = REGISTERING if group.used else NOT_IN_USE
+        new = {}
+        for given in call.params["Targets"]:
+            key = _target_key(given, group)
+            new[key] = Target(*key, given.get("AvailabilityZone"), health=health)
+            self._survey(group, new[key], self._records())  # before Envoy first checks it
         with self._lock:
             targets = self._targets.setdefault(group.arn, {})
-            for given in call.params["Targets"]:
-                key = _target_key(given, group)
+            for key, target in new.items():
                 if key not in targets or targets[key].draining_until is not None:
-                    health = REGISTERING if group.used else NOT_IN_USE
-                    targets[key] = Target(*key, given.get("AvailabilityZone"), health=health)
-                    log.info("%s:%d registered in %s", *key, _short(group.arn))
+                    targets[key] = target
+                    log.info("%s:%d registered in %s", *key, short(group.arn))
             self._place()
         return {}
 
@@ -155,7 +145,7 @@ class Balancer:
                 target.draining_until = self._clock.time() + (group.delay if group.used else 0)
                 target.drained_at = self._clock.monotonic()
                 target.health = DRAINING
-                log.info("%s draining in %s for %g s", target.name, _short(group.arn), group.delay)
+                log.info("%s draining in %s for %g s", target.name, short(group.arn), group.delay)
             self._place()
         return {}
 
@@ -209,27 +199,32 @@ class Balancer:
 
     def requests(self) -> list[Request]:
         """The requests ended since the last call."""
-        entries = self._envoy.access_log()
-        ahead, real = self._clock.time(), time.time()
-        return [_request(entry, ahead, real, self._clock.speed) for entry in entries]
+        return [request(entry, self._clock.at) for entry in self._envoy.access_log()]
 
     # The loop
+
+    def keep_running(self) -> None:
+        """What is left of `step` while AWS time stands still."""
+        self._envoy.keep_running()
 
     def step(self) -> None:
         self._envoy.keep_running()
         self._refresh()
+        self._survey_all()
         hosts = self._envoy.hosts() if self._placed or self._hosts else {}
         with self._lock:
             if hosts is not None:  # else Envoy is just starting: what was known stays
                 self._hosts = hosts
-            now = self._clock.time()
+            now, before = self._clock.time(), sum(map(len, self._targets.values()))
             for arn, targets in self._targets.items():
                 for key in [key for key, target in targets.items() if self._left(arn, target, now)]:
-                    log.info("%s:%d deregistered from %s", *key, _short(arn))
+                    log.info("%s:%d deregistered from %s", *key, short(arn))
                     del targets[key]
                 for target in targets.values():
                     self._judge(self._groups[arn], target, now)
             self._place()
+            if before != sum(map(len, self._targets.values())):
+                self._release()
 
     def _left(self, arn: str, target: Target, now: float) -> bool:
         """Whether a target's delay is over and it answers no request: until then Envoy keeps it, to count them."""
@@ -249,7 +244,7 @@ class Balancer:
                 target.forget_checks(REGISTERING)
             target.health = checked(group, target, self._hosts.get((group.arn, target.name)), now)
         if target.health != before:
-            log.info("%s in %s: %s, was %s", target.name, _short(group.arn), target.health, before)
+            log.info("%s in %s: %s, was %s", target.name, short(group.arn), target.health, before)
 
     def _place(self) -> None:
         """Tell Envoy where the targets are now. Call with the lock held."""
@@ -260,9 +255,11 @@ class Balancer:
                 placed.update({(arn, target.address): target.name for target in reachable})
                 clusters.append(Cluster(arn, group.check, group.algorithm, tuple(map(_endpoint, reachable))))
         self._placed = placed
-        if (clusters, self._listeners) != self._told:
-            self._envoy.write(configuration(self._envoy.directory, clusters, self._listeners))
-            self._told = (clusters, self._listeners)
+        listeners = [listener for listener in self._listeners if listener.arn not in self._shut]
+        if (clusters, listeners) != self._told:
+            self._ports.silence(set(self._shut.values()))
+            self._envoy.write(configuration(self._envoy.directory, clusters, listeners))
+            self._told = (clusters, listeners)
 
     def _locate(self, group: Group, targets: list[Target]) -> list[Target]:
         """Find where each target is; return those that Envoy may send to.
@@ -288,11 +285,53 @@ class Balancer:
 
     def _find(self, group: Group, target: Target) -> tuple[tuple[str, int] | None, int | None]:
         """A target's address on loopback and, if it is another, its port for health checks there."""
-        address = self._resolve(target.ip, target.port)
-        if address is None or group.check_port is None:
-            return address, None
-        check = self._resolve(target.ip, group.check_port)
-        return (address, check[1]) if check else (None, None)
+        address, check_port = self._resolve(target.ip, target.port), None
+        if address is None:
+            return None, None
+        name = f"{group.arn} {target.name}"
+        if not group.checks_traffic_port(target.port):
+            # A task's only port that is known is its container port: on all others nothing listens.
+            check = self._resolve(target.ip, group.check_port or 0) or self._dead_ends.refusing(name)
+            check_port = check[1]
+        return (self._dead_ends.silent(name) if target.closed else address), check_port
+
+    # What the network lets through
+
+    def _records(self) -> Any:
+        """Moves when anything may have that paths depend on."""
+        return self._changes("ec2"), self._seen
+
+    def _survey_all(self) -> None:
+        """Ask the network again about all paths if a record has changed. Call without a lock: it may read records."""
+        if self._network is None:
+            return
+        records = self._records()
+        for arn, targets in self._targets.copy().items():
+            for target in targets.copy().values():
+                if target.surveyed != records and arn in self._groups:
+                    self._survey(self._groups[arn], target, records)
+        if self._shut_at != records:
+            with self._lock:
+                listeners, balancers = self._listeners, self._balancers
+            shut = shut_listeners(self._network, listeners, balancers, self._shut)
+            with self._lock:
+                self._shut, self._shut_at = shut, records
+
+    def _survey(self, group: Group, target: Target, records: Any) -> None:
+        """Ask whether the load balancer gets to a target. What drains keeps the connections that it has."""
+        balancer = self._balancers.get(group.load_balancer or "")
+        if self._network is None or balancer is None or target.draining_until is not None:
+            return
+        closed, checks_closed = closed_paths(self._network, group, balancer, target)
+        with self._lock:
+            if (checks_closed is None) != (target.checks_closed is None):
+                target.failing_since = None
+                target.reopened_at = self._clock.time() if checks_closed is None else None
+            target.closed, target.checks_closed, target.surveyed = closed, checks_closed, records
+
+    def _release(self) -> None:
+        names = {f"{arn} {target.name}" for arn, held in self._targets.items() for target in held.values()}
+        self._dead_ends.keep_only(names)
 
     # Reading AWS's records
 
@@ -304,106 +343,30 @@ class Balancer:
                 return
             groups: dict[str, Group] = {}
             listeners: list[Listener] = []
+            balancers: dict[str, Mapping[str, Any]] = {}
             try:
                 for region in sorted(seen[1]):
                     elbv2 = self._aws("elbv2", region)
-                    listeners += self._read_listeners(elbv2, region)
-                    groups |= self._read_groups(elbv2, {listener.action for listener in listeners})
+                    its_balancers, its_listeners = read_listeners(elbv2, region, self._ports)
+                    balancers |= its_balancers
+                    listeners += its_listeners
+                    groups |= read_groups(elbv2, region, its_listeners, self._clock)
             except ClientError as error:
                 if not error.response["Error"]["Code"].endswith("NotFound"):
                     raise
                 return  # deleted while we read: the next step reads again
             with self._lock:
-                self._groups, self._listeners = groups, listeners
+                self._groups, self._listeners, self._balancers = groups, listeners, balancers
                 self._targets = {arn: kept for arn, kept in self._targets.items() if arn in groups}
+                self._release()
                 self._seen = seen
-
-    def _read_listeners(self, elbv2: Any, region: str) -> list[Listener]:
-        found, keys = [], set()
-        for balancer in elbv2.describe_load_balancers()["LoadBalancers"]:
-            if balancer["Type"] != "application":
-                continue
-            arn, name = balancer["LoadBalancerArn"], balancer["LoadBalancerName"]
-            attributes = elbv2.describe_load_balancer_attributes(LoadBalancerArn=arn)["Attributes"]
-            idle = float(_by_key(attributes).get("idle_timeout.timeout_seconds", 60))
-            keys.add(_port_key(region, name))
-            for listener in elbv2.describe_listeners(LoadBalancerArn=arn)["Listeners"]:
-                key = _port_key(region, name, listener["Port"])
-                keys.add(key)
-                port, action = self._ports.reserve(key), _action(listener)
-                found.append(
-                    Listener(listener["ListenerArn"], arn, listener["Port"], port, action, idle_timeout=idle)
-                )
-        self._ports.keep_only(keys, prefix=f"{region}/")
-        return found
-
-    def _read_groups(self, elbv2: Any, used: set[Any]) -> dict[str, Group]:
-        groups = {}
-        for record in elbv2.describe_target_groups()["TargetGroups"]:
-            arn = record["TargetGroupArn"]
-            attributes = _by_key(elbv2.describe_target_group_attributes(TargetGroupArn=arn)["Attributes"])
-            groups[arn] = self._group(record, attributes, arn in used)
-        return groups
-
-    def _group(self, record: dict[str, Any], attributes: dict[str, str], used: bool) -> Group:
-        interval = float(record.get("HealthCheckIntervalSeconds", 30))
-        check = HealthCheck(
-            path=record.get("HealthCheckPath") or "/",
-            interval=max(self._clock.real(interval), SHORTEST_INTERVAL),
-            timeout=float(record.get("HealthCheckTimeoutSeconds", 5)),
-            healthy=int(record.get("HealthyThresholdCount", 5)),
-            unhealthy=int(record.get("UnhealthyThresholdCount", 2)),
-            codes=record.get("Matcher", {}).get("HttpCode") or "200",
-        )
-        port = record.get("HealthCheckPort", "traffic-port")
-        algorithm = attributes.get("load_balancing.algorithm.type", "round_robin")
-        return Group(
-            arn=record["TargetGroupArn"],
-            port=int(record.get("Port", 80)),
-            check=check,
-            check_port=None if port == "traffic-port" else int(port),
-            interval=interval,
-            delay=float(attributes.get("deregistration_delay.timeout_seconds", 300)),
-            algorithm=algorithm if algorithm in ALGORITHMS else "round_robin",
-            used=used,
-        )
-
-
-def _action(listener: dict[str, Any]) -> str | FixedResponse:
-    """A listener's default action: the target group's ARN or the fixed response."""
-    action = listener["DefaultActions"][-1]
-    if action["Type"] == "fixed-response":
-        fixed = action["FixedResponseConfig"]
-        return FixedResponse(
-            int(fixed["StatusCode"]), fixed.get("MessageBody", ""), fixed.get("ContentType", "text/plain")
-        )
-    groups = [group["TargetGroupArn"] for group in action.get("ForwardConfig", {}).get("TargetGroups", [])]
-    arn = action.get("TargetGroupArn") or (groups[0] if groups else None)
-    if action["Type"] == "forward" and arn:
-        if len(groups) > 1:
-            log.warning("%s forwards to the first of its target groups only", _short(listener["ListenerArn"]))
-        return arn
-    log.warning("%s: the sandbox has no action %s", _short(listener["ListenerArn"]), action["Type"])
-    return FixedResponse(501, f"The sandbox's load balancer has no action {action['Type']}.\n")
-
-
-def _request(entry: dict[str, Any], aws_now: float, real_now: float, speed: float) -> Request:
-    end = float(entry["start"]) + entry["milliseconds"] / 1000
-    ip, _, port = (entry["target"] or "").rpartition(":")
-    return Request(
-        time=aws_now - (real_now - end) * speed,
-        load_balancer_arn=entry["load_balancer"],
-        target_group_arn=entry["target_group"],
-        target=(ip, int(port)) if ip else None,
-        elb_status=entry["status"],
-        target_status=entry["status"] if entry["details"] == "via_upstream" else None,
-        seconds=(entry["microseconds"] or 0) / 1e6,
-    )
 
 
 def _endpoint(target: Target) -> Endpoint:
     assert target.address is not None
-    return Endpoint(target.name, target.address, target.check_port, target.draining_until is not None)
+    # Of a target whose checks are not answered we know the health without Envoy's waiting for it in real time.
+    known = None if target.checks_closed is None else target.health is HEALTHY
+    return Endpoint(target.name, target.address, target.check_port, target.draining_until is not None, known)
 
 
 def _drained(target: Target, now: float) -> bool:
@@ -412,15 +375,3 @@ def _drained(target: Target, now: float) -> bool:
 
 def _target_key(given: dict[str, Any], group: Group) -> tuple[str, int]:
     return given["Id"], int(given.get("Port", group.port))
-
-
-def _port_key(region: str, name: str, port: int = 80) -> str:
-    return f"{region}/{name}:{port}"
-
-
-def _by_key(attributes: list[dict[str, str]]) -> dict[str, str]:
-    return {attribute["Key"]: attribute["Value"] for attribute in attributes}
-
-
-def _short(arn: str) -> str:
-    return arn.rsplit(":", 1)[-1]

@@ -1,10 +1,12 @@
-"""Stands in for bad luck: it ends a task's process as a crash of its machine would, which no AWS call does.
+"""Stands in for what no AWS call does: bad luck, and time to read.
 
-    POST /_sandbox/tasks/<task id>/kill
+    POST /_sandbox/tasks/<task id>/kill     ends a task's process as a crash of its machine would
+    POST /_sandbox/pause                    AWS time stands still (see `standstill`)
+    POST /_sandbox/resume                   AWS time goes on
 
 Differs from everything else at the endpoint: it is no API of AWS's. Only programs on this machine are heard, and no
-web page, whose browser always says where it comes from. What follows (exit code 137, a replacement) is the normal
-course of things.
+web page, whose browser always says where it comes from. What follows a kill (exit code 137, a replacement) is the
+normal course of things.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import ipaddress
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -26,10 +28,17 @@ KILL = re.compile(r"/_sandbox/tasks/(?P<task>[0-9a-f]{32})/kill")
 
 
 class Control:
-    """A WSGI application. Its answers are JSON: {"message": …}, {"pid": …} of what was killed."""
+    """A WSGI application. Its answers are JSON: {"message": …}, {"pid": …} of what was killed, {"paused": …}."""
 
-    def __init__(self, records: Records):
+    def __init__(
+        self,
+        records: Records,
+        *,
+        pause: Callable[[], None] = lambda: None,
+        resume: Callable[[], None] = lambda: None,
+    ):
         self.records = records
+        self.of_time = {PREFIX + "pause": (pause, True), PREFIX + "resume": (resume, False)}
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         status, answer = self._answer(environ)
@@ -41,12 +50,17 @@ class Control:
     def _answer(self, environ: dict[str, Any]) -> tuple[HTTPStatus, dict[str, Any]]:
         if not _from_this_machine(environ):
             return HTTPStatus.FORBIDDEN, {"message": "Only programs on this machine may ask."}
-        asked = KILL.fullmatch(environ.get("PATH_INFO", ""))
-        if asked is None:
+        path = environ.get("PATH_INFO", "")
+        asked, of_time = KILL.fullmatch(path), self.of_time.get(path)
+        if asked is None and of_time is None:
             return HTTPStatus.NOT_FOUND, {"message": "There is no such control."}
         if environ.get("REQUEST_METHOD") != "POST":
             return HTTPStatus.METHOD_NOT_ALLOWED, {"message": "Ask with POST."}
-        return self._kill(asked["task"])
+        if asked is not None:
+            return self._kill(asked["task"])
+        change, paused = of_time
+        change()
+        return HTTPStatus.OK, {"paused": paused}
 
     def _kill(self, task_id: str) -> tuple[HTTPStatus, dict[str, Any]]:
         with self.records.lock:

@@ -1,9 +1,10 @@
 """Stands in for awslogs, the log driver that brings what a task writes to CloudWatch Logs.
 
 Differs: a task writes to a file, and `AwsLogs.step` reads on from there; a line's timestamp is the AWS time at which
-it was read. Only the `awslogs` driver is known. A line that CloudWatch refuses is tried again while its task runs,
-so it may come twice. Of all lines only the newest stay (see `cloudwatch/log_store.py`), and of an app that writes
-faster than they are delivered some never come, as in the driver's non-blocking mode; a line says how much that was.
+it was read. Only the `awslogs` driver is known. The execution role is asked when the stream is made, by
+`ecs/preparation.py`, and not for each line. A line that CloudWatch refuses is tried again while its task runs, so it
+may come twice. Of all lines only the newest stay (see `cloudwatch/log_store.py`), and of an app that writes faster than
+they are delivered some never come, as in the driver's non-blocking mode; a line says how much that was.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from botocore import xform_name
 from botocore.exceptions import ClientError
 
 from helpers.sandbox.clock import Clock
@@ -32,7 +34,21 @@ PRUNED_EVERY = 10.0  # real seconds: what fills the memory is what the app reall
 
 
 class ResourceInitializationError(Exception):
-    """Why a task's log driver cannot work. Its text follows the error's name in ECS's `stoppedReason`."""
+    """What a task needs before it can start cannot be had. Its text follows the error's name in ECS's `stoppedReason`;
+    `takes`: AWS seconds from the task's creation until Fargate says so."""
+
+    def __init__(self, reason: str, takes: float = 0.0):
+        super().__init__(reason)
+        self.takes = takes
+
+
+class LogRefused(Exception):
+    """CloudWatch Logs refused to make a task's stream, or its group: "<code>: <message>"; `operation`: which call."""
+
+    def __init__(self, operation: str, error: ClientError):
+        told = error.response["Error"]
+        super().__init__(f"{told['Code']}: {told['Message']}")
+        self.operation = operation
 
 
 @dataclass
@@ -61,7 +77,7 @@ class AwsLogs:
     def open_stream(self, task: Task, container: dict[str, Any]) -> tuple[str, str] | None:
         """Make the log stream of a container definition's task: its log group and name, None when it logs nowhere.
 
-        ResourceInitializationError when that fails: the task cannot start then.
+        LogRefused when that fails: the task cannot start then.
         """
         configuration = container.get("logConfiguration") or {}
         if configuration.get("logDriver") != "awslogs":
@@ -70,15 +86,9 @@ class AwsLogs:
         group, region = options["awslogs-group"], options.get("awslogs-region", task.region)
         stream = stream_name(options.get("awslogs-stream-prefix"), container["name"], task.id)
         logs = self.aws("logs", region)
-        try:
-            if options.get("awslogs-create-group") == "true":
-                _make(logs.create_log_group, logGroupName=group)
-            _make(logs.create_log_stream, logGroupName=group, logStreamName=stream)
-        except ClientError as error:
-            raise ResourceInitializationError(
-                "failed to validate logger args: create stream has been retried 1 times: failed to create Cloudwatch "
-                f"log stream: {_words(error)} : exit status 1"
-            ) from error
+        if options.get("awslogs-create-group") == "true":
+            _make(logs, "CreateLogGroup", logGroupName=group)
+        _make(logs, "CreateLogStream", logGroupName=group, logStreamName=stream)
         self._regions[task.arn] = region
         return group, stream
 
@@ -188,13 +198,9 @@ def _pieces(line: bytes) -> list[bytes]:
     return [*pieces, line]
 
 
-def _make(call: Any, **what: str) -> None:
+def _make(logs: Any, operation: str, **what: str) -> None:
     try:
-        call(**what)
+        getattr(logs, xform_name(operation))(**what)
     except ClientError as error:
         if error.response["Error"]["Code"] != "ResourceAlreadyExistsException":
-            raise
-
-
-def _words(error: ClientError) -> str:
-    return f"{error.response['Error']['Code']}: {error.response['Error']['Message']}"
+            raise LogRefused(operation, error) from error

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -48,6 +48,7 @@ class Request(Protocol):
     elb_status: int
     target_status: int | None
     seconds: float
+    counted: bool  # False: it ended while AWS time stood still
 
 
 class TargetHealth(Protocol):
@@ -80,6 +81,7 @@ class Meter:
         now = clock.time()
         self._minute = int(now // MINUTE)  # the one that is being measured
         self._readings: dict[str, Reading] = {}  # by task ARN, from the minute's start
+        self._held: dict[str, float] = {}  # CPU seconds by task ARN, from the beginning of a pause
         self._used: dict[int, list[tuple[str, Datum]]] = defaultdict(list)  # by minute: (region, sample)
         self._served: dict[int, list[Request]] = defaultdict(list)
         self._hosts: dict[int, dict[tuple[str, str], list[tuple[int, int]]]] = defaultdict(
@@ -99,8 +101,7 @@ class Meter:
         for task in self.records.running():
             if task.counted_from is not None and task.arn not in self._readings:
                 self._read(task)
-        for request in self.requests():
-            self._served[int(request.time // MINUTE)].append(request)
+        self.take_in()
         if now >= self._hosts_due:
             self._hosts_due = now + HOSTS_COUNTED_EVERY
             self._count_hosts(int(now // MINUTE))
@@ -108,6 +109,31 @@ class Meter:
         if now >= self._prune_due:
             self._prune_due = now + PRUNED_EVERY
             log.info("%d samples older than %.0f AWS hours removed", prune(now - KEPT), KEPT / 3600)
+
+    def take_in(self) -> None:
+        """Fetch the requests served since the last time; also while time stands still, or the balancer's log fills up."""
+        for request in self.requests():
+            if request.counted:
+                self._served[int(request.time // MINUTE)].append(request)
+
+    def hold(self) -> None:
+        """AWS time has just come to a stand: what tasks use from now on does not count."""
+        self._held = dict(self._used_by(self._readings))
+
+    def go_on(self) -> None:
+        """AWS time is about to pass again."""
+        held, self._held = self._held, {}
+        for arn, cpu in self._used_by(held):
+            reading = self._readings[arn]
+            self._readings[arn] = replace(reading, cpu=reading.cpu + max(0.0, cpu - held[arn]))
+
+    def _used_by(self, arns: Iterable[str]) -> Iterator[tuple[str, float]]:
+        """The CPU seconds of those tasks that still run."""
+        with self.records.lock:
+            processes = {arn: self.records.tasks[arn].process for arn in arns if arn in self.records.tasks}
+        for arn, process in processes.items():
+            if process is not None and process.poll() is None:
+                yield arn, process.cpu_seconds()
 
     def _read(self, task: Task) -> Reading | None:
         """Read a task's counters, and measure it from here on; None for one that has ended, which the scheduler will see."""

@@ -39,6 +39,7 @@ class Task:
     deployment_id: str | None = None
     container_port: int | None = None
     security_groups: list[str] = field(default_factory=list)
+    public_ip: bool = True  # whether its network interface has a public address, too
     last_status: str = "PROVISIONING"
     desired_status: str = "RUNNING"
     pull_started_at: float | None = None
@@ -96,4 +97,12 @@ class Records:
             for task in self.tasks.values():
                 if task.private_ip == ip and task.container_port == port and task.process is not None:
                     return task.process.address
+        return None
+
+    def task_at(self, region: str, ip: str) -> Task | None:
+        """The task that has a network interface with this address, or None."""
+        with self.lock:
+            for task in self.tasks.values():
+                if task.private_ip == ip and task.region == region and task.last_status != "STOPPED":
+                    return task
         return None

@@ -32,11 +32,17 @@ from helpers.sandbox.ecr.manifests import (
 )
 from helpers.sandbox.ecr.own_calls import on_behalf
 from helpers.sandbox.ecr.previews import LifecyclePolicies, has_tag_status
-from helpers.sandbox.ecr.references import Reference, read_reference
+from helpers.sandbox.ecr.references import Reference, is_reference, read_reference
 from helpers.sandbox.ecr.snapshots import CannotPullContainer, Image, extract
 from helpers.sandbox.ecr.storage import Storage
 from helpers.sandbox.ecr.tags import immutable_tag
 from helpers.sandbox.ecr.tokens import USER, VALID, Tokens, authorization_token
+from helpers.sandbox.ecs.stopped_reasons import (
+    manifest_denied,
+    manifest_not_found,
+    no_image_reference,
+    no_such_platform,
+)
 from helpers.sandbox.endpoint import ACCOUNT, Aws, AwsError, Call, Handler
 
 
@@ -278,6 +284,20 @@ class Registry:
 
     # --- pulling ------------------------------------------------------------------------------------------------------
 
+    def read(self, image: str) -> Reference | None:
+        """What a reference names in ECR; None where it names nothing there."""
+        return read_reference(image, self.ports())
+
+    def find(self, image: str, platform: str) -> None:
+        """CannotPullContainer unless the registry has this image. An index must list the platform ("linux/amd64"); an
+        image without one is not looked into: Fargate starts it, and it fails there."""
+        _, digest = self._resolve(image)
+        manifest = self._blobs.manifest(digest)
+        if manifest and is_index(manifest):
+            there = [child.get("platform") or {} for child in children(manifest)]
+            if platform not in [f"{each.get('os')}/{each.get('architecture')}" for each in there]:
+                raise CannotPullContainer(no_such_platform(platform))
+
     def pull_spec(self, reference: str, region: str) -> tuple[str, dict[str, str]]:
         """What Docker pulls for a task: a reference by digest, and what to log in with; CannotPullContainer when there
         is no such image.
@@ -300,7 +320,8 @@ class Registry:
         manifest = json.loads(self._verified(digest).read_text())
         if len(manifest.get("layers", [])) != 1:
             raise CannotPullContainer(f"{reference} is no snapshot, and as processes only snapshots run")
-        config = json.loads(self._verified(manifest["config"]["digest"]).read_text())["config"]
+        about = json.loads(self._verified(manifest["config"]["digest"]).read_text())
+        config = about["config"]
         home = self._images / digest.removeprefix("sha256:")
         if not home.exists():
             extract(self._verified(manifest["layers"][0]["digest"]), home)
@@ -308,23 +329,30 @@ class Registry:
             rootfs=home / config.get("WorkingDir", "/").lstrip("/"),
             command=[*config.get("Entrypoint", []), *config.get("Cmd", [])],
             environment=dict(pair.split("=", 1) for pair in config.get("Env", [])),
+            architecture=about.get("architecture", "amd64"),
         )
 
     def _resolve(self, reference: str) -> tuple[Reference, str]:
         """What a reference names, and the digest that it stands for by what ECR has on record."""
-        retried = f"pull image manifest has been retried 1 time(s): failed to resolve ref {reference}"
+        if not is_reference(reference):
+            raise CannotPullContainer(no_image_reference(reference))
         image = read_reference(reference, self.ports())
         if image is None:
-            raise CannotPullContainer(f"{retried}: the sandbox reaches no registry but ECR")
+            raise CannotPullContainer(
+                f"pull image manifest has been retried 1 time(s): failed to resolve ref {reference}: the sandbox reaches "
+                "no registry but ECR"
+            )
         if image.account not in (None, ACCOUNT):
-            raise CannotPullContainer(f"{retried}: unexpected status from HEAD request: 403 Forbidden")
+            registry, wanted = reference.partition("/")[0], next(iter(image.image.values()))
+            path = f"{image.repository}/manifests/{wanted}"
+            raise CannotPullContainer(manifest_denied(reference, registry, path))
         ecr = self._aws("ecr", image.region)
         try:
             found = ecr.batch_get_image(repositoryName=image.repository, imageIds=[image.image])["images"]
         except ecr.exceptions.RepositoryNotFoundException:
             found = []
         if not found:
-            raise CannotPullContainer(f"{retried}: {reference}: not found")
+            raise CannotPullContainer(manifest_not_found(reference))
         return image, found[0]["imageId"]["imageDigest"]
 
     def _verified(self, digest: str) -> Path:

@@ -17,9 +17,11 @@ from typing import Any
 
 from helpers.sandbox.clock import Clock
 from helpers.sandbox.ecs.deployments import Phase, TaskView, failure_threshold, plan
-from helpers.sandbox.ecs.lifecycle import EVIDENCE, Happening, Health, Lifecycle, Logs, Report
+from helpers.sandbox.ecs.lifecycle import EVIDENCE, Happening, Health, Lifecycle, Report
+from helpers.sandbox.ecs.network_interfaces import SecurityGroupUse
 from helpers.sandbox.ecs.operations import Ecs
 from helpers.sandbox.ecs.placement import Placement
+from helpers.sandbox.ecs.preparation import Logs, Preparation, UnableToAssume
 from helpers.sandbox.ecs.services import STARTING, Deployment, Service, ServiceRecords
 from helpers.sandbox.ecs.task_operations import ask_to_stop
 from helpers.sandbox.endpoint import AwsError, Handler
@@ -54,6 +56,7 @@ class Scheduler:
         health: Health,
         logs: Logs,
         *,
+        preparation: Preparation | None = None,
         in_flight: Callable[[str, int], int] = lambda address, port: 0,
         executor: Executor | None = None,
         rng: random.Random | None = None,
@@ -61,22 +64,25 @@ class Scheduler:
         self.clock, self.records = clock, records
         self.services = ServiceRecords(records)
         self.placement = Placement(clock, records, aws)
+        preparation = preparation or Preparation(logs)
+        self.placement.launchable = preparation.assume
         self.lifecycle = Lifecycle(
             clock,
             records,
             self.placement,
             runtime,
             health,
-            logs,
+            preparation,
             self._grace,
             executor or ThreadPoolExecutor(PULLS, thread_name_prefix="launch"),
             rng or random.Random(),
             in_flight,
         )
         self._ecs = Ecs(records, self.services, self.placement)
+        self._security_groups = SecurityGroupUse(records, aws)
 
     def operations(self) -> dict[tuple[str, str], Handler]:
-        return self._ecs.operations()
+        return {**self._ecs.operations(), **self._security_groups.operations()}
 
     def service_records(self, region: str) -> list[Service]:
         with self.records.lock:
@@ -196,8 +202,13 @@ class Scheduler:
         for deployment_id, count in starts.items():
             try:
                 self._start(service, deployment_id, count)
+            except UnableToAssume as error:
+                self._not_placed(
+                    service, deployment_id, f"failed to launch a task with (error {error.message})."
+                )
             except AwsError as error:  # its subnet is full, say; the other services must go on
-                self._not_placed(service, deployment_id, error.message)
+                reason = error.message.rstrip(".")
+                self._not_placed(service, deployment_id, f"was unable to place a task. Reason: {reason}.")
 
     def _plan(self, service: Service, tasks: list[Task], now: float) -> Any:
         done = service.last_completed
@@ -279,13 +290,16 @@ class Scheduler:
         revision = f"{definition.family}:{definition.revision}"
         log.info("%s: started %d of %s (desired %d)", service.name, count, revision, service.desired_count)
 
-    def _not_placed(self, service: Service, deployment_id: str, reason: str) -> None:
-        log.warning("%s: no task placed: %s", service.name, reason)
+    def _not_placed(self, service: Service, deployment_id: str, event: str) -> None:
+        """No task came into being. It counts as failed: "if the service scheduler can't launch the task" (ECS API
+        reference, Deployment.failedTasks; A)."""
+        log.warning("%s: %s", service.name, event)
         with self.records.lock:
             now = self.clock.time()
-            service.tell_once(now, f"was unable to place a task. Reason: {reason.rstrip('.')}.")
+            service.tell_once(now, event)
             deployment = service.deployment(deployment_id)
             if deployment is not None:
+                deployment.failed_tasks += deployment.rollout_state == "IN_PROGRESS"
                 deployment.retry_at = now + RETRY_FIRST
 
     def _stop(self, service: Service, tasks: list[Task], now: float) -> None:

@@ -1,4 +1,5 @@
-"""Stands in for CloudFormation's API: stacks and change sets. What they do is in cloudformation/engine.py.
+"""Stands in for CloudFormation's API: stacks and change sets. What they do is in
+cloudformation/stack_operations.py.
 
 Differs: no stack policies, imports, drift detection, nested stacks, hooks and TemplateURL; a call that asks for one is
 refused. Names of exports are recorded only. A change set is ready at once.
@@ -16,7 +17,7 @@ from typing import Any
 
 from helpers.sandbox.clock import Clock
 from helpers.sandbox.cloudformation.change_sets import Change, Wanted, outputs_differ, plan
-from helpers.sandbox.cloudformation.engine import Engine, in_a_thread
+from helpers.sandbox.cloudformation.engine import in_a_thread
 from helpers.sandbox.cloudformation.handler import Handler
 from helpers.sandbox.cloudformation.records import (
     ChangeSet,
@@ -27,6 +28,7 @@ from helpers.sandbox.cloudformation.records import (
     resource_shape,
     stack_shape,
 )
+from helpers.sandbox.cloudformation.stack_operations import StackOperations
 from helpers.sandbox.cloudformation.template_inputs import TemplateInputs, capabilities_of
 from helpers.sandbox.cloudformation.template_language import TemplateError
 from helpers.sandbox.endpoint import ACCOUNT, READS, Aws, AwsError, Call
@@ -58,7 +60,7 @@ class CloudFormation:
     ):
         self.clock = clock
         self.stacks: dict[str, Stack] = {}  # by id; deleted ones stay
-        self._engine = Engine(clock, aws, handlers, start, wait)
+        self._engine = StackOperations(clock, aws, handlers, start, wait)
         self._inputs = TemplateInputs(aws, handlers)
         self._lock = threading.RLock()  # held by calls that change something
 
@@ -68,6 +70,7 @@ class CloudFormation:
             self.update_stack,
             self.delete_stack,
             self.cancel_update_stack,
+            self.continue_update_rollback,
             self.update_termination_protection,
             self.describe_stacks,
             self.list_stacks,
@@ -148,6 +151,9 @@ class CloudFormation:
         stack.protected = bool(params.get("EnableTerminationProtection"))
         on_failure = "DO_NOTHING" if stack.disable_rollback else params.get("OnFailure") or "ROLLBACK"
         stack.wanted = wanted
+        if minutes := params.get("TimeoutInMinutes"):
+            stack.recorded["TimeoutInMinutes"] = minutes
+            stack.deadline = self.clock.time() + 60 * minutes
         self._engine.begin(
             stack, "CREATE_IN_PROGRESS", lambda: self._engine.create(stack, wanted, on_failure)
         )
@@ -174,6 +180,7 @@ class CloudFormation:
 
     def _start_update(self, stack: Stack, wanted: Wanted, params: dict[str, Any]) -> None:
         self._note(stack, params)
+        stack.cancel.clear()  # one that came too late to cancel anything is not the next update's
         for change_set in stack.change_sets.values():
             if change_set.execution == "AVAILABLE":
                 change_set.execution = "OBSOLETE"  # it describes a stack that is no more
@@ -205,6 +212,17 @@ class CloudFormation:
         if stack.status != "UPDATE_IN_PROGRESS":
             raise TemplateError("CancelUpdateStack cannot be called from current stack status")
         stack.cancel.set()
+        return {}
+
+    def continue_update_rollback(self, call: Call) -> dict[str, Any]:
+        stack = self._find(call, "Stack [{}] does not exist", live=True)
+        if stack.status != "UPDATE_ROLLBACK_FAILED":
+            told = "state can not have its update rollback continued."  # the wording is ours
+            raise TemplateError(f"Stack:{stack.id} is in {stack.status} {told}")
+        skipped = set(call.params.get("ResourcesToSkip") or [])
+        self._engine.begin(
+            stack, "UPDATE_ROLLBACK_IN_PROGRESS", lambda: self._engine.continue_rollback(stack, skipped)
+        )
         return {}
 
     def update_termination_protection(self, call: Call) -> dict[str, Any]:

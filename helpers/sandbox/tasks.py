@@ -10,7 +10,7 @@ Differs: in the process runtime a task is a process of this machine, not a conta
 - Entry point, user, working directory, read-only root and ulimits of a task definition are not acted on.
 - It has no process namespace. A Node.js app without a SIGTERM handler ends at once with 143; as a container's first
   process it would ignore the signal and be killed after stopTimeout (137).
-- A task is one container.
+- A task is one container. An image that is for another processor than the task definition's is not run.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from helpers.sandbox.clock import Clock
+from helpers.sandbox.ecs.stopped_reasons import not_started
 from helpers.sandbox.fargate.host import LINUX, Host
 from helpers.sandbox.fargate.node import NodeMissing, find_node
 from helpers.sandbox.registry import CannotPullContainer, Image
@@ -43,11 +45,18 @@ LOOK = 0.25  # real seconds between two looks at a task's memory and its output
 KEEP = 3600.0  # real seconds that an ended task's output stays
 OUTPUT_MOST = 32 * 2**20  # bytes of a running task's output; what is more makes room for what comes
 RECENT_PORTS = 1000  # ports not given out again: something may still talk to the task that had one
+ARCHITECTURES = {"amd64": "X86_64", "arm64": "ARM64"}  # Docker's names to ECS's
+NOT_IN_PATH = "executable file not found in $PATH"
 OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"  # ECS's reason for the container
 
 
 class CannotPullContainerError(Exception):
-    """A task's image cannot be had. Its text is what follows the error's name in ECS's `stoppedReason`."""
+    """A task's image cannot be had. Its text is what follows the error's name in ECS's `stoppedReason`; `takes`: AWS
+    seconds from the task's creation until Fargate says so."""
+
+    def __init__(self, reason: str, takes: float = 0.0):
+        super().__init__(reason)
+        self.takes = takes
 
 
 class CannotStartContainerError(Exception):
@@ -159,7 +168,7 @@ class ProcessRuntime:
         shutil.rmtree(self._tasks, ignore_errors=True)  # what an earlier sandbox left
         self._lock = threading.Lock()
         self._ports = FreePorts()
-        self._running: dict[str, ProcessTask] = {}
+        self._running: dict[str, Any] = {}  # ProcessTask or UnfitTask
         self._ended: deque[tuple[float, Path]] = deque()
 
     def pull(self, image: str, region: str) -> Image:
@@ -170,13 +179,15 @@ class ProcessRuntime:
         except OSError as error:
             raise CannotPullContainerError(f"failed to register layer: {error}") from error
 
-    def start(self, spec: TaskSpec) -> ProcessTask:
+    def start(self, spec: TaskSpec) -> RunningTask:
         image = self.pull(spec.image, spec.region)
         self._sweep()
         command = spec.command or image.command
         if not command:
             raise CannotStartContainerError("no command specified")
         directory = self._tasks / spec.task_id
+        if not fits(image.architecture, spec):
+            return self._unfit(spec, command[0], directory)
         port = self._ports.take()
         try:
             (directory / "tmp").mkdir(parents=True, exist_ok=True)
@@ -200,6 +211,15 @@ class ProcessRuntime:
         with self._lock:
             self._running[spec.task_id] = task
         log.info("task %s: %s runs as process %d on port %d", spec.task_id, command, task.pid, port.number)
+        self.on_start(task)
+        return task
+
+    def _unfit(self, spec: TaskSpec, program: str, directory: Path) -> RunningTask:
+        from helpers.sandbox.fargate.unfit import UnfitTask
+
+        task = UnfitTask(spec, program, directory)
+        with self._lock:
+            self._running[spec.task_id] = task
         self.on_start(task)
         return task
 
@@ -234,6 +254,11 @@ class ProcessRuntime:
         """Forget the tasks that ended, and an hour later their output."""
         with self._lock:
             forget_ended(self._running, self._ended, self.clock.monotonic())
+
+
+def fits(there: str, spec: TaskSpec) -> bool:
+    """Whether an image for a processor, as Docker calls it, is for the one that the task definition names."""
+    return ARCHITECTURES.get(there, there) == spec.architecture
 
 
 def added_by_ecs(spec: TaskSpec, metadata_url: str | None) -> dict[str, str]:
@@ -280,7 +305,7 @@ class ProcessTask:
         self._code: int | None = None
         self._cpu = 0.0
         self._kill_at: float | None = None
-        self._look_at = clock.monotonic()
+        self._look_at = time.monotonic()
 
     @property
     def ended(self) -> bool:
@@ -338,8 +363,9 @@ class ProcessTask:
             log.info("task %s: still there when its stop timeout was over: killed", self.spec.task_id)
             self._kill_at = float("inf")
             self.kill()
-        if now >= self._look_at:
-            self._look_at = now + LOOK
+        real = time.monotonic()
+        if real >= self._look_at:  # in a pause of AWS time, too
+            self._look_at = real + LOOK
             self._make_room()
             used = self._host.memory_bytes(self.pid)
             if used > self.spec.memory * MIB and not self.out_of_memory:
@@ -434,8 +460,10 @@ def copy_app(source: Path, target: Path) -> None:
 
 def _why_not_started(command: list[str], error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return (
+        program = command[0]
+        missing = f"stat {program}: no such file or directory" if "/" in program else NOT_IN_PATH
+        return not_started(
             "OCI runtime create failed: runc create failed: unable to start container process: "
-            f'exec: "{command[0]}": executable file not found in $PATH: unknown'
+            f'exec: "{program}": {missing}: unknown'
         )
     return str(error)

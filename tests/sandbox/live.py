@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import urllib.error
@@ -70,6 +71,26 @@ class Live:
             uri = ecr.describe_repositories(repositoryNames=[repository])["repositories"][0]["repositoryUri"]
         return push_image(build_image(app, tag), uri)
 
+    def role(self, *managed: str, name: str = "ecsTaskExecutionRole") -> str:
+        """The ARN of a role that ECS tasks may assume, made if it is not there, with these managed policies of AWS's;
+        without any, with what a task needs to start."""
+        iam = self.aws("iam")
+        trust = {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Effect": "Allow",
+                    "Principal": {"Service": "ecs-tasks.amazonaws.com"},
+                    "Action": "sts:AssumeRole",
+                }
+            ],
+        }
+        with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
+            iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))
+            for policy in managed or ("service-role/AmazonECSTaskExecutionRolePolicy",):
+                iam.attach_role_policy(RoleName=name, PolicyArn=f"arn:aws:iam::aws:policy/{policy}")
+        return iam.get_role(RoleName=name)["Role"]["Arn"]
+
     def subnets(self) -> list[str]:
         return [subnet["SubnetId"] for subnet in self.aws("ec2").describe_subnets()["Subnets"]]
 
@@ -80,7 +101,7 @@ class Live:
             family=family,
             requiresCompatibilities=["FARGATE"],
             networkMode="awsvpc",
-            executionRoleArn="arn:aws:iam::123456789012:role/ecsTaskExecutionRole",
+            executionRoleArn=self.role(),
             cpu="256",
             memory="512",
             containerDefinitions=[{"name": "app", "image": image, "essential": True, **ports, **container}],

@@ -23,6 +23,9 @@ class ManualClock:
     def real(self, aws_seconds: float) -> float:
         return aws_seconds / self.speed
 
+    def sleep(self, seconds: float) -> None:
+        self.advance(seconds * self.speed)
+
     def advance(self, aws_seconds: float) -> None:
         self._aws += aws_seconds
         self._real += aws_seconds / self.speed

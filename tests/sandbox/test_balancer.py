@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 
 from helpers.sandbox.balancer import Balancer
 from helpers.sandbox.clock import AwsClock
+from helpers.sandbox.elb.paths import Network
 from helpers.sandbox.endpoint import Endpoint
 from tests.waiting import until
 
@@ -96,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
 class Region:
     """moto's ELBv2 with the balancer in front of it, and what a test does again and again."""
 
-    def __init__(self, state) -> None:
+    def __init__(self, state, network: Callable[[Region], Network] | None = None) -> None:
         self.clock = AwsClock(speed=30)
         self.endpoint = Endpoint()
         self.endpoint.start()
@@ -107,6 +108,7 @@ class Region:
             self.endpoint.client,
             self.endpoint.changes,
             lambda ip, port: self.addresses.get((ip, port)),
+            network=network and network(self),
         )
         self.endpoint.add(self.balancer.operations())
         self.balancer.start()

@@ -87,6 +87,17 @@ def test_anything_else_is_refused(control, process, more, status):
     assert process.code is None
 
 
+def test_time_is_stopped_and_let_go_on_as_asked():
+    asked = []
+    control = Control(Records(), pause=lambda: asked.append("pause"), resume=lambda: asked.append("resume"))
+    assert ask(control, "/_sandbox/pause") == (200, {"paused": True})
+    assert ask(control, "/_sandbox/resume") == (200, {"paused": False})
+    assert ask(control, "/_sandbox/pause", method="GET")[0] == 405
+    assert ask(control, "/_sandbox/pause", REMOTE_ADDR="10.0.0.7")[0] == 403
+    assert ask(control, "/_sandbox/resume", HTTP_ORIGIN="http://evil.example")[0] == 403
+    assert asked == ["pause", "resume"]
+
+
 @pytest.fixture
 def endpoint(control):
     endpoint = Endpoint()

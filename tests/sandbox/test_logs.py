@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from moto import mock_aws
 
 from helpers.sandbox import logs as module
-from helpers.sandbox.logs import MAX_EVENT, AwsLogs, ResourceInitializationError, batches, split_lines
+from helpers.sandbox.logs import MAX_EVENT, AwsLogs, LogRefused, batches, split_lines
 from helpers.sandbox.records import Records, Task
 from tests.sandbox.manual_clock import ManualClock
 
@@ -166,12 +166,10 @@ def test_a_group_that_vanishes_is_told_once_and_the_rest_arrives_when_it_is_back
 
 
 def test_without_its_log_group_a_task_cannot_start(bench: Bench) -> None:
-    with pytest.raises(ResourceInitializationError) as refused:
+    with pytest.raises(LogRefused) as refused:
         bench.logs.open_stream(bench.task, bench.container())
-    assert str(refused.value) == (
-        "failed to validate logger args: create stream has been retried 1 times: failed to create Cloudwatch log stream: "
-        "ResourceNotFoundException: The specified log group does not exist. : exit status 1"
-    )
+    assert refused.value.operation == "CreateLogStream"
+    assert str(refused.value) == "ResourceNotFoundException: The specified log group does not exist."
 
 
 def test_the_driver_can_make_the_group_and_finds_its_stream_again(bench: Bench) -> None:

@@ -29,6 +29,7 @@ class Request:
     elb_status: int
     target_status: int | None
     seconds: float = 0.05
+    counted: bool = True
 
 
 @dataclass
@@ -162,6 +163,33 @@ def test_a_task_that_drains_still_runs_and_counts(chain):
     assert read(chain, "CPUUtilization", "SampleCount") == {0: 2}
 
 
+def test_what_a_task_uses_in_a_pause_does_not_count(chain):
+    """Half a minute at 40 %, then a pause in which it is busy for an hour, then the other half at 40 %."""
+    service = chain.service("web", 1, lambda time, n: 40.0)
+    chain.advance(90)
+    (task,) = chain.records.running()
+    chain.meter.hold()
+    task.process.used += 900.0
+    late = chain.task(service, counted_from=None)  # healthy only after the pause
+    chain.meter.go_on()
+    late.counted_from = chain.clock.time()
+    chain.advance(PUBLICATION_DELAY + 120)
+    used = read(chain, "CPUUtilization", "Maximum")
+    assert used[1] == pytest.approx(40.0, abs=0.5)
+    assert all(value <= 40.5 for value in used.values())
+
+
+def test_a_task_that_ends_in_a_pause_leaves_no_sample_for_its_last_minute(chain):
+    chain.service("web", 1, lambda time, n: 40.0)
+    chain.advance(90)
+    (task,) = chain.records.running()
+    chain.meter.hold()
+    task.process.used, task.process.gone = task.process.used + 900.0, True
+    chain.meter.go_on()
+    chain.advance(PUBLICATION_DELAY + 60)
+    assert set(read(chain, "CPUUtilization", "Maximum")) == {0}
+
+
 def test_a_task_of_no_service_counts_for_its_cluster_only(chain):
     chain.task()
     chain.advance(60 + PUBLICATION_DELAY)
@@ -258,6 +286,15 @@ def test_response_times_keep_their_distribution(chain, balanced):
     }.items():
         seen = read(chain, "TargetResponseTime", stat, "AWS/ApplicationELB", **balanced[1])
         assert seen == {0: pytest.approx(value)}, stat
+
+
+def test_a_request_that_ended_in_a_pause_is_not_counted(chain, balanced):
+    _, of_group = balanced
+    chain.requests = requests(chain, 1, [(200, 200)] * 5)
+    for request in chain.requests[:2]:
+        request.counted = False
+    chain.advance(60 * 2 + PUBLICATION_DELAY + 60)
+    assert read(chain, "RequestCount", "Sum", "AWS/ApplicationELB", **of_group) == {1: 3}
 
 
 def test_a_request_that_ends_late_is_still_counted(chain, balanced):

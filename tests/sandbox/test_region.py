@@ -262,7 +262,9 @@ def test_nothing_of_it_runs_after_a_sigkill(short, monkeypatch, tmp_path):
         taskDefinition=short.define("f", image),
         launchType="FARGATE",
         count=2,
-        networkConfiguration={"awsvpcConfiguration": {"subnets": short.subnets()}},
+        networkConfiguration={
+            "awsvpcConfiguration": {"subnets": short.subnets(), "assignPublicIp": "ENABLED"}
+        },
     )
 
     def running() -> list[psutil.Process]:

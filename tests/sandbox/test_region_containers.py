@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -60,7 +61,9 @@ class Shop:
         (digest,) = [line["aux"]["Digest"] for line in told if "aux" in line]
         return f"{self.uri}@{digest}"
 
-    def define(self, family: str, image: str, **container: Any) -> str:
+    def define(
+        self, family: str, image: str, architecture: str = "", role: str = "", **container: Any
+    ) -> str:
         options = {
             "awslogs-group": CLUSTER,
             "awslogs-region": "us-east-1",
@@ -70,10 +73,13 @@ class Shop:
             family=family,
             requiresCompatibilities=["FARGATE"],
             networkMode="awsvpc",
-            executionRoleArn="arn:aws:iam::123456789012:role/ecsTaskExecutionRole",
+            executionRoleArn=role or self.live.role(),
             cpu="256",
             memory="512",
-            runtimePlatform={"cpuArchitecture": _architecture(self.engine), "operatingSystemFamily": "LINUX"},
+            runtimePlatform={
+                "cpuArchitecture": architecture or _architecture(self.engine),
+                "operatingSystemFamily": "LINUX",
+            },
             containerDefinitions=[
                 {
                     "name": "app",
@@ -117,7 +123,17 @@ class Shop:
         """A service behind a load balancer; its URL."""
         elb, subnets = self.live.aws("elbv2"), self.live.subnets()
         vpc = self.live.aws("ec2").describe_vpcs()["Vpcs"][0]["VpcId"]
-        balancer = elb.create_load_balancer(Name=CLUSTER, Subnets=subnets)["LoadBalancers"][0]
+        ec2 = self.live.aws("ec2")
+        # The tasks are in the VPC's default group, which lets in its members: the load balancer has to be one.
+        default = {"Name": "group-name", "Values": ["default"]}
+        (members,) = ec2.describe_security_groups(Filters=[default])["SecurityGroups"]
+        front = ec2.create_security_group(GroupName=CLUSTER, Description="front", VpcId=vpc)["GroupId"]
+        ec2.authorize_security_group_ingress(
+            GroupId=front, IpProtocol="tcp", FromPort=80, ToPort=80, CidrIp="0.0.0.0/0"
+        )
+        balancer = elb.create_load_balancer(
+            Name=CLUSTER, Subnets=subnets, SecurityGroups=[front, members["GroupId"]]
+        )["LoadBalancers"][0]
         group = elb.create_target_group(
             Name=CLUSTER, Protocol="HTTP", Port=3000, VpcId=vpc, TargetType="ip", HealthCheckIntervalSeconds=5
         )["TargetGroups"][0]["TargetGroupArn"]
@@ -212,8 +228,29 @@ def test_a_task_out_of_memory_says_so(shop, definition):
 def test_a_program_that_is_not_there_cannot_be_started(shop, image):
     task = shop.run(shop.define("typo", image, entryPoint=["nodde"], command=["server.js"]))
     assert task["stopCode"] == "TaskFailedToStart"
-    assert task["stoppedReason"].startswith("CannotStartContainerError: OCI runtime create failed")
+    assert task["stoppedReason"].startswith(
+        "CannotStartContainerError: ResourceInitializationError: failed to create new container runtime task: "
+    )
     assert 'exec: "nodde": executable file not found in $PATH' in task["stoppedReason"]
+
+
+def test_an_image_for_another_processor_ends_as_it_starts(shop, image):
+    other = {"X86_64": "ARM64", "ARM64": "X86_64"}[_architecture(shop.engine)]
+    task = shop.run(shop.define("other", image, architecture=other))
+    assert task["stoppedReason"] == "Essential container in task exited"
+    assert task["containers"][0]["exitCode"] == 1
+    (line,) = shop.live.until(lambda: shop.lines(task["taskArn"]))
+    assert re.fullmatch(r"exec /\S+: exec format error", line)
+
+
+def test_a_role_without_permissions_starts_no_container(shop, image):
+    role = shop.live.role("AmazonSQSFullAccess", name="poor")
+    task = shop.run(shop.define("poor", image, role=role))
+    assert "is not authorized to perform: ecr:GetAuthorizationToken on resource: *" in task["stoppedReason"]
+    managed = "arn:aws:iam::aws:policy/AmazonEC2ContainerRegistryPullOnly"
+    shop.live.aws("iam").attach_role_policy(RoleName="poor", PolicyArn=managed)
+    task = shop.run(shop.define("poor", image, role=role))
+    assert "is not authorized to perform: logs:CreateLogStream on resource: arn:" in task["stoppedReason"]
 
 
 def test_an_image_that_was_deleted_cannot_be_pulled_though_the_engine_still_has_it(shop, tmp_path):

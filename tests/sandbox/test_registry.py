@@ -555,15 +555,50 @@ def test_what_is_not_there_is_told_in_ecs_words(ecr, registry, reference):
 @pytest.mark.parametrize(
     ("reference", "why"),
     [
-        (f"arn:aws:ecr:{REGION}:123456789012:repository/shop:v1", "no registry but ECR"),  # the article's
+        (
+            f"arn:aws:ecr:{REGION}:123456789012:repository/shop:v1",  # the article's
+            f'^failed to normalize image reference "arn:aws:ecr:{REGION}:123456789012:repository/shop:v1"',
+        ),
         ("node:24-slim", "no registry but ECR"),
-        (f"{SHOP}@sha256:../../../etc", "no registry but ECR"),
-        (f"{SHOP.replace('123456789012', '210987654321')}:v1", "403 Forbidden"),
+        (f"{SHOP}@sha256:../../../etc", "failed to normalize image reference"),
+        (f"{SHOP}:", "failed to normalize image reference"),  # as an empty parameter makes it
+        (
+            f"{SHOP.replace('123456789012', '210987654321')}:v1",
+            rf"HEAD request to https://210987654321\.dkr\.ecr\.{REGION}\.amazonaws\.com/v2/shop/manifests/v1: 403 Forb",
+        ),
     ],
 )
 def test_what_cannot_be_reached_is_told(ecr, registry, reference, why):
     with pytest.raises(CannotPullContainer, match=why):
         registry.image(reference, REGION)
+
+
+def test_an_index_is_asked_for_the_platform_and_a_single_image_is_not(ecr, registry):
+    child = push(ecr)
+    index = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [
+                {
+                    "mediaType": OCI,
+                    "digest": child,
+                    "size": 1,
+                    "platform": {"os": "linux", "architecture": "arm64"},
+                },
+            ],
+        }
+    )
+    ecr.put_image(repositoryName="shop", imageManifest=index, imageTag="from-a-laptop")
+    registry.find(f"{SHOP}:from-a-laptop", "linux/arm64")
+    with pytest.raises(CannotPullContainer) as caught:
+        registry.find(f"{SHOP}:from-a-laptop", "linux/amd64")
+    assert caught.value.reason == (
+        "pull image manifest has been retried 7 time(s): image Manifest does not contain descriptor matching platform "
+        "'linux/amd64'"
+    )
+    for platform in ("linux/amd64", "linux/arm64"):
+        registry.find(f"{SHOP}@{child}", platform)
 
 
 def test_an_image_that_was_deleted_is_gone(ecr, registry):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -16,9 +17,17 @@ from botocore.exceptions import ClientError
 
 from helpers.sandbox.clock import AwsClock
 from helpers.sandbox.cloudformation.ecs_resources import Cluster, Service
-from helpers.sandbox.cloudformation.handler import Cancelled, Context, HandlerError, call, reason, shaped
+from helpers.sandbox.cloudformation.handler import (
+    Cancelled,
+    Context,
+    HandlerError,
+    TimedOut,
+    call,
+    reason,
+    shaped,
+)
 from helpers.sandbox.cloudformation.schemas import known_types, schema
-from helpers.sandbox.endpoint import Endpoint
+from helpers.sandbox.endpoint import Call, Endpoint
 from helpers.sandbox.resources import HANDLERS
 from helpers.sandbox.stacks import CloudFormation
 from tests.sandbox.manual_clock import ManualClock
@@ -395,6 +404,32 @@ def test_the_reason_of_a_refused_call(cloud):
     assert told.endswith(')" (RequestToken: token, HandlerErrorCode: NotFound)')
 
 
+@pytest.mark.parametrize(
+    ("operation", "code", "told"),
+    [
+        (
+            "CreateService",
+            "InvalidParameterException",
+            "Invalid request provided: CreateService error: no. (Service: AmazonECS; Status Code: 400; Error Code: "
+            "InvalidParameterException; Request ID: token; Proxy: null)",
+        ),
+        (
+            "RegisterTaskDefinition",
+            "ClientException",
+            "Invalid request provided: Create TaskDefinition: no. (Service: AmazonECS; Status Code: 400; Error Code: "
+            "ClientException; Request ID: token; Proxy: null)",
+        ),
+        ("DeleteCluster", "ClientException", "no. (Service: Ecs, Status Code: 400, Request ID: token)"),
+    ],
+)
+def test_what_ecs_refuses_is_told_in_the_words_of_its_handlers(cloud, operation, code, told):
+    """As in aws-amplify/amplify-cli issue 12972 and aws/aws-cdk issue 27360."""
+    error = ClientError({"Error": {"Code": code, "Message": "no."}}, operation)
+    assert reason(error, cloud.client("ecs"), "token") == (
+        f'Resource handler returned message: "{told}" (RequestToken: token, HandlerErrorCode: InvalidRequest)'
+    )
+
+
 # --- schemas ------------------------------------------------------------------------------------------------------
 
 
@@ -578,10 +613,52 @@ def test_a_service_that_never_gets_steady():
     ecs = Ecs((1, 2, [deployment(1, "IN_PROGRESS")]))
     ctx, _ = context(ecs)
     began = ctx.clock.time()
-    with pytest.raises(HandlerError, match=f"Service {ARN} did not stabilize") as caught:
+    with pytest.raises(TimedOut) as caught:
         Service().create(ctx, PROPERTIES)
-    assert caught.value.code == "NotStabilized"
+    # Word for word as in aws-solutions-library-samples/guidance-for-modernizing-electric-vehicle-charging-on-aws, issue 44.
+    assert (
+        reason(caught.value, ecs, "236aecf9")
+        == "Resource timed out waiting for completion (RequestToken: 236aecf9)"
+    )
     assert 3 * 3600 <= ctx.clock.time() - began < 3 * 3600 + 60
+
+
+def test_a_stack_waits_for_a_service_for_hours_and_then_rolls_back():
+    class Deletable(Ecs):
+        def delete_service(self, **which):
+            self.looks = [(0, 0, [])]
+
+    ecs, clock = Deletable((1, 2, [deployment(1, "IN_PROGRESS")])), ManualClock()
+    formation = CloudFormation(
+        clock,
+        lambda service, region: ecs,
+        start=lambda name, work: work(),
+        wait=lambda seconds: clock.advance(seconds * clock.speed),
+    )
+
+    def ask(operation, **params):
+        answer = formation.operations()["cloudformation", operation]
+        return answer(Call("cloudformation", operation, REGION, {"StackName": "stuck", **params}, dict))
+
+    properties = {**PROPERTIES, "DesiredCount": 2, "LaunchType": "FARGATE"}
+    ask(
+        "CreateStack",
+        TemplateBody=json.dumps(
+            {"Resources": {"S": {"Type": "AWS::ECS::Service", "Properties": properties}}}
+        ),
+    )
+    events = {
+        (one["LogicalResourceId"], one["ResourceStatus"]): one
+        for one in ask("DescribeStackEvents")["StackEvents"]
+    }
+    began, ended = events["stuck", "CREATE_IN_PROGRESS"], events["S", "CREATE_FAILED"]
+    waited = (ended["Timestamp"] - began["Timestamp"]).total_seconds()
+    assert 3 * 3600 <= waited < 3 * 3600 + 60
+    assert re.fullmatch(
+        r"Resource timed out waiting for completion \(RequestToken: [-0-9a-f]+\)",
+        ended["ResourceStatusReason"],
+    )
+    assert ("stuck", "ROLLBACK_COMPLETE") in events
 
 
 def test_a_wait_for_a_service_can_be_cancelled():
@@ -643,7 +720,9 @@ def test_a_repository_with_images_is_not_deleted(cloud):
     cloud.formation.delete_stack(StackName="images")
     assert cloud.formation.describe_stacks(StackName="images")["Stacks"][0]["StackStatus"] == "DELETE_FAILED"
     told = "The repository with name 'full' in registry with id '123456789012' cannot be deleted because it still"
-    assert told in why(cloud, stack["StackId"], "DELETE_FAILED")
+    seen = why(cloud, stack["StackId"], "DELETE_FAILED")
+    assert told in seen
+    assert "HandlerErrorCode: GeneralServiceException" in seen  # pulumi/pulumi-aws-native issue 1270
     cloud.client("ecr").delete_repository(repositoryName="full", force=True)
     cloud.formation.delete_stack(StackName="images")
     assert (
@@ -670,7 +749,13 @@ def test_a_name_that_is_taken(cloud, kind, properties):
     cloud.formation.delete_stack(StackName=f"first-{short}")
 
 
-def test_a_security_group_in_use_is_tried_until_it_is_free(cloud):
+@pytest.mark.parametrize(
+    ("task", "tried"),
+    [("STOPPED", 900 / 30), ("STOPPING", 900 / 30 + 120), (None, 900 / 30)],
+    ids=["in use for good", "while a task still stops", "no task"],
+)
+def test_a_security_group_in_use_is_tried_until_it_is_free(task, tried):
+    """900 AWS seconds; an app that ends may take its stopTimeout on top, in real seconds."""
     handler = HANDLERS["AWS::EC2::SecurityGroup"]
     refused = ClientError(
         {"Error": {"Code": "DependencyViolation", "Message": "in use"}}, "DeleteSecurityGroup"
@@ -681,12 +766,20 @@ def test_a_security_group_in_use_is_tried_until_it_is_free(cloud):
         if answer := answers.pop(0):
             raise answer
 
-    ec2 = SimpleNamespace(delete_security_group=delete_security_group)
-    handler.delete(context(ec2)[0], "sg-1", {})
+    api = SimpleNamespace(
+        delete_security_group=delete_security_group,
+        list_clusters=lambda: {"clusterArns": ["lab"]},
+        list_tasks=lambda cluster, desiredStatus: {"taskArns": ["t"] if task else []},
+        describe_tasks=lambda cluster, tasks: {"tasks": [{"lastStatus": task}]},
+    )
+    handler.delete(context(api)[0], "sg-1", {})
     assert answers == []
     answers = [refused] * 10_000
+    ctx, _ = context(api)
+    began = ctx.clock.monotonic()
     with pytest.raises(ClientError, match="in use"):
-        handler.delete(context(ec2)[0], "sg-1", {})
+        handler.delete(ctx, "sg-1", {})
+    assert tried <= ctx.clock.monotonic() - began < tried + 1
 
 
 # --- the journey's templates --------------------------------------------------------------------------------------

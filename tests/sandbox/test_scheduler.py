@@ -11,7 +11,7 @@ import pytest
 
 from helpers.sandbox.ecs.lifecycle import BOOT, START_LEAST, START_MOST
 from helpers.sandbox.logs import ResourceInitializationError
-from tests.sandbox.ecs_world import BALANCER, CLUSTER, DELAY, GROUP, NETWORK, Target, World
+from tests.sandbox.ecs_world import BALANCER, CLUSTER, DELAY, GROUP, NETWORK, FakeProcess, Target, World
 
 BREAKER = {"deploymentCircuitBreaker": {"enable": True, "rollback": True}}
 
@@ -618,6 +618,40 @@ class TestCircuitBreaker:
         assert [d["rolloutState"] for d in world.describe()["deployments"]] == ["FAILED", "COMPLETED"]
         assert world.tasks("RUNNING") == old
 
+    def test_what_failed_can_be_asked_for_again(self, world):
+        """As CloudFormation does when it continues a rollback."""
+        world.runtime.missing.add("repository@sha256:1")
+        service = world.create(1, deploymentConfiguration=BREAKER)
+        world.run(300)
+        assert service.primary.rollout_state == "FAILED"
+        world.runtime.missing.clear()
+        world.call("UpdateService", service="web", desiredCount=1)
+        world.run(120)
+        assert not world.scheduler.settled(service)
+        world.call("UpdateService", service="web", taskDefinition=world.definition)
+        world.run(120)
+        assert world.scheduler.settled(service)
+
+    def test_a_slow_start_fails_unless_the_grace_period_covers_it(self, world, monkeypatch):
+        """Real seconds: five until a task that does not listen is called RUNNING, then the grace period, at least five."""
+        world.balancer.first = Target("unhealthy", "Target.FailedHealthChecks", "Health checks failed")
+        monkeypatch.setattr(FakeProcess, "listens", False)
+        starts_in, speed = 14.0, world.clock.speed
+
+        def warm_up():
+            for task in world.tasks("RUNNING"):
+                if world.clock.time() - task.created_at >= starts_in * speed:
+                    world.judge(task, "healthy")
+
+        service = world.create(1, deploymentConfiguration=BREAKER)
+        world.run(40 * speed, watch=warm_up)
+        assert service.primary.rollout_state == "FAILED"
+        told = f"Task failed ELB health checks in (target-group {GROUP})"
+        assert {task.stopped_reason for task in world.tasks("STOPPED")} == {told}
+        world.call("UpdateService", service="web", healthCheckGracePeriodSeconds=10, forceNewDeployment=True)
+        world.run(20 * speed, watch=warm_up)
+        assert world.scheduler.settled(service)
+
     def test_disabled_it_goes_on_trying(self, world):
         world.runtime.missing.add("repository@sha256:1")
         world.create(1)
@@ -667,6 +701,58 @@ class TestDeletion:
         world.clock.advance(3700 * world.clock.speed)
         world.scheduler.step()
         assert world.call("DescribeServices", services=["web"])["services"] == []
+
+
+class TestEvidence:
+    """Stopped tasks and events stay readable for a real hour, whatever AWS's clock says."""
+
+    @staticmethod
+    def later(world, real_seconds):
+        world.clock.advance(real_seconds * world.clock.speed)
+        world.scheduler.step()
+
+    def seen(self, world):
+        arns = world.call("ListTasks", desiredStatus="STOPPED", serviceName="web")["taskArns"]
+        tasks = world.call("DescribeTasks", tasks=arns)["tasks"] if arns else []
+        services = world.call("DescribeServices", services=["web"])["services"]
+        return [task["stoppedReason"] for task in tasks], [len(service["events"]) for service in services]
+
+    def test_of_a_service_that_lives(self, world):
+        world.runtime.missing.add("repository@sha256:1")
+        world.create(1, deploymentConfiguration=BREAKER)
+        world.run(600)
+        reasons, events = self.seen(world)
+        assert len(reasons) >= 3
+        self.later(world, 3500)
+        assert self.seen(world) == (reasons, events)
+        self.later(world, 150)
+        assert self.seen(world) == ([], events)  # its events are as long there as it is
+
+    def test_of_a_service_that_was_deleted(self, world):
+        world.runtime.crashing.add("repository@sha256:1")
+        world.create(1, deploymentConfiguration=BREAKER)
+        world.run(600)
+        world.call("DeleteService", service="web", force=True)
+        world.run(60)
+        reasons, events = self.seen(world)
+        assert set(reasons) == {"Essential container in task exited"}
+        assert events[0] > 3
+        self.later(world, 3500)
+        assert self.seen(world) == (reasons, events)
+        self.later(world, 150)
+        assert self.seen(world) == ([], [])
+
+    def test_of_a_stack_that_was_rolled_back(self, world):
+        """A new service of the same name takes the place of the old one's events, as on AWS; tasks stay."""
+        world.runtime.crashing.add("repository@sha256:1")
+        world.create(1, deploymentConfiguration=BREAKER)
+        world.run(600)
+        world.call("DeleteService", service="web", force=True)
+        world.run(60)
+        (reasons, _) = self.seen(world)
+        world.runtime.crashing.clear()
+        world.steady(1)
+        assert self.seen(world)[0] == reasons
 
 
 class TestTasksWithoutAService:

@@ -245,6 +245,29 @@ def test_a_resource_that_never_gets_ready_times_out(world):
     assert "NotStabilized" in world.why("A", "CREATE_FAILED")
 
 
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [({}, "ROLLBACK_COMPLETE"), ({"OnFailure": "DO_NOTHING"}, "CREATE_FAILED")],
+)
+def test_a_creation_may_be_given_a_time_limit(world, options, status):
+    """In AWS minutes; what is waited for then is cancelled, and all is rolled back as after any failure."""
+    began = world.clock.time()
+    world.create({"A": one("waits"), "B": one(depends="A")}, TimeoutInMinutes=10, **options)
+    assert 600 <= world.clock.time() - began < 620
+    stack = world.stack()
+    assert (stack["StackStatus"], stack["TimeoutInMinutes"]) == (status, 10)
+    assert world.why("A", "CREATE_FAILED") == "Resource creation cancelled"
+    asked = "Rollback requested by user." if not options else ""
+    after = "CREATE_FAILED" if options else "ROLLBACK_IN_PROGRESS"
+    assert world.why("s", after) == f"Stack creation time exceeded the specified timeout. {asked}"
+    assert ("create", "B") not in world.calls
+    world.create({"A": one()}, "in-time", TimeoutInMinutes=10)
+    assert world.stack("in-time")["StackStatus"] == "CREATE_COMPLETE"
+    world.clock.advance(700)
+    world.update({"A": one("2")}, "in-time")  # the limit is the creation's
+    assert world.stack("in-time")["StackStatus"] == "UPDATE_COMPLETE"
+
+
 def test_properties_are_validated_when_their_turn_comes(world):
     world.create({"A": one(Foo=1)})
     lead = "Properties validation failed for resource A with message:"
@@ -358,6 +381,39 @@ def test_a_rollback_that_fails_says_so_and_the_stack_can_still_be_deleted(world)
     world("DeleteStack", StackName="s")
     assert world.stack(stack_id)["StackStatus"] == "DELETE_COMPLETE"
     assert world.there == {}
+
+
+@pytest.mark.parametrize("skipped", [[], ["C"]])
+def test_a_rollback_that_failed_can_be_continued(world, skipped):
+    """When the cause is mended it goes on where it failed; a resource that cannot be mended may be skipped."""
+    before = {"A": one("1"), "C": one("c", "A")}
+    world.create(before)
+    cannot = "Stack:arn:"
+    assert refused(world, "ContinueUpdateRollback", StackName="s")[1].startswith(cannot)
+    world.update({"A": one("2"), "C": one("unloved", "A"), "N": one(depends="A")})
+    assert world.stack()["StackStatus"] == "UPDATE_ROLLBACK_COMPLETE"
+    was, update = dict(world.there), world.formation._engine.handlers[PARAMETER].update
+
+    def breaks(ctx, physical, old, new):
+        if new["Value"] == "c":
+            raise HandlerError("not yet")
+        update(ctx, physical, old, new)
+
+    world.formation._engine.handlers[PARAMETER].update = breaks
+    world.update({"A": one("2"), "C": one("unloved", "A"), "N": one(depends="A")})
+    assert world.stack()["StackStatus"] == "UPDATE_ROLLBACK_FAILED"
+    assert world.why("s", "UPDATE_ROLLBACK_FAILED") == "The following resource(s) failed to update: [C]. "
+    assert refused(world, "UpdateStack", StackName="s", TemplateBody=body(before))[1].endswith(
+        "is in UPDATE_ROLLBACK_FAILED state and can not be updated."
+    )
+    if not skipped:
+        world.formation._engine.handlers[PARAMETER].update = update
+    world.calls.clear()
+    world("ContinueUpdateRollback", StackName="s", ResourcesToSkip=skipped)
+    assert world.stack()["StackStatus"] == "UPDATE_ROLLBACK_COMPLETE"
+    assert world.why("s", "UPDATE_ROLLBACK_IN_PROGRESS") == "User Initiated"
+    assert world.calls == ([] if skipped else [("update", "C")])  # A is back already
+    assert world.there == was
 
 
 def test_without_rollback_a_failed_update_stays_and_is_taken_up_again(world):
@@ -524,6 +580,22 @@ def test_cancelling_an_update_rolls_it_back(busy):
     assert busy.there["A-1"]["Value"] == "1"
     cannot = "CancelUpdateStack cannot be called from current stack status"
     assert refused(busy, "CancelUpdateStack", StackName="s") == ("ValidationError", cannot)
+
+
+def test_a_cancellation_that_comes_too_late_spares_the_next_update(busy):
+    busy.create({"A": one("1")})
+    busy.workers.join()
+    busy.go = False
+    busy.update({"A": one("waits")})
+    assert busy.workers.waiting.wait(10)
+    busy.go = True  # ready by the next look, which is before the one at the cancellation
+    busy("CancelUpdateStack", StackName="s")
+    busy.workers.released.set()
+    busy.workers.join()
+    assert busy.stack()["StackStatus"] == "UPDATE_COMPLETE"
+    busy.update({"A": one("2")})
+    busy.workers.join()
+    assert (busy.stack()["StackStatus"], busy.there["A-1"]["Value"]) == ("UPDATE_COMPLETE", "2")
 
 
 def test_deleting_a_stack_that_is_being_created(busy):

@@ -12,6 +12,7 @@ from helpers.sandbox.cloudformation.handler import (
     Handler,
     HandlerError,
     Properties,
+    TimedOut,
     call,
     changed,
     if_there,
@@ -19,7 +20,9 @@ from helpers.sandbox.cloudformation.handler import (
     renamed,
 )
 
-# AWS seconds that CloudFormation waits for a service to be steady (AWS Knowledge Center, "CloudFormation ECS stuck").
+# AWS seconds that CloudFormation waits for a service to be steady: "~3 hours" (aws/containers-roadmap issue 1303,
+# aws/aws-cdk issue 14457; C). The type's schema has allowed its handlers 36 hours since linear and canary deployments
+# came (timeoutInMinutes 2160; A); whether a rolling update is given more than the three is not established (U).
 STEADY_TIMEOUT = 3 * 3600
 TASKS_END_WITHIN = (
     600  # AWS seconds until a cluster's last tasks have given back their network interfaces (U)
@@ -194,7 +197,12 @@ class Service(Handler):
                 )
             return done and len(deployments) == 1 and found[0]["runningCount"] == found[0]["desiredCount"]
 
-        ctx.until(steady, f"Service {arn}", STEADY_TIMEOUT)
+        try:
+            ctx.until(steady, f"Service {arn}", STEADY_TIMEOUT)
+        except HandlerError as error:
+            if error.code != "NotStabilized":
+                raise
+            raise TimedOut(str(error), error.code) from error
 
 
 def _service_id(arn: str) -> tuple[str, str]:

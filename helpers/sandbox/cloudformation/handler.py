@@ -30,6 +30,10 @@ class HandlerError(Exception):
         self.code = code
 
 
+class TimedOut(HandlerError):
+    """A resource was not ready within its type's time limit, where CloudFormation says so without the handler's words."""
+
+
 class Cancelled(Exception):
     """The stack operation was cancelled while this resource was waited for."""
 
@@ -215,6 +219,19 @@ HANDLER_CODES = {  # part of a service's error code → CloudFormation's Handler
 }
 
 
+# How the handlers of ECS tell what the service refused, by its operation. Transcribed from public reports
+# (aws-amplify/amplify-cli issue 12972, aws/aws-cdk issue 27360; C). UpdateService's is by analogy (U).
+LEADS = {
+    "CreateService": "CreateService error",
+    "UpdateService": "UpdateService error",
+    "RegisterTaskDefinition": "Create TaskDefinition",
+}
+# Of AWS::ECS::Service once its time is up (aws-solutions-library-samples/
+# guidance-for-modernizing-electric-vehicle-charging-on-aws issue 44, aws/aws-app-mesh-examples issue 419; C).
+# Until about 2020 it read "Service <ARN> did not stabilize." (hackoregon/civic-devops issue 175).
+TIMED_OUT = "Resource timed out waiting for completion (RequestToken: {token})"
+
+
 def handler_code(error: ClientError) -> str:
     code = error.response["Error"].get("Code", "")
     return next((ours for part, ours in HANDLER_CODES.items() if part in code), "InvalidRequest")
@@ -222,16 +239,10 @@ def handler_code(error: ClientError) -> str:
 
 def reason(error: Exception, client: Any, token: str) -> str:
     """Why a resource operation failed, as CloudFormation's events say it."""
+    if isinstance(error, TimedOut):
+        return TIMED_OUT.format(token=token)
     if isinstance(error, ClientError):
-        answer, metadata = error.response["Error"], error.response.get("ResponseMetadata", {})
-        service = "".join(
-            word[:1].upper() + word[1:].lower() for word in client.meta.service_model.service_id.split()
-        )
-        status, request = metadata.get("HTTPStatusCode", 400), metadata.get("RequestId", token)
-        message = (
-            f"{answer.get('Message', '')} (Service: {service}, Status Code: {status}, Request ID: {request})"
-        )
-        code = handler_code(error)
+        message, code = _refusal(error, client, token), handler_code(error)
     elif isinstance(error, HandlerError):
         message, code = str(error), error.code
     elif isinstance(error, BotoCoreError):
@@ -239,6 +250,23 @@ def reason(error: Exception, client: Any, token: str) -> str:
     else:
         message, code = f"{type(error).__name__}: {error}", "InternalFailure"
     return f'Resource handler returned message: "{message}" (RequestToken: {token}, HandlerErrorCode: {code})'
+
+
+def _refusal(error: ClientError, client: Any, token: str) -> str:
+    """What a service refused, as its handler passes it on: the older ones of ECS in another style than the others."""
+    answer, metadata = error.response["Error"], error.response.get("ResponseMetadata", {})
+    said, status = answer.get("Message", ""), metadata.get("HTTPStatusCode", 400)
+    request = metadata.get("RequestId", token)
+    service = "".join(
+        word[:1].upper() + word[1:].lower() for word in client.meta.service_model.service_id.split()
+    )
+    lead = LEADS.get(error.operation_name) if service == "Ecs" else None
+    if lead and handler_code(error) == "InvalidRequest":
+        which = f"Error Code: {answer.get('Code', '')}; Request ID: {request}; Proxy: null"
+        return (
+            f"Invalid request provided: {lead}: {said} (Service: AmazonECS; Status Code: {status}; {which})"
+        )
+    return f"{said} (Service: {service}, Status Code: {status}, Request ID: {request})"
 
 
 # --- small things that several handlers do ------------------------------------------------------------------------

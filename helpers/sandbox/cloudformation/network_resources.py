@@ -22,9 +22,10 @@ from helpers.sandbox.cloudformation.handler import (
     pairs,
 )
 
-DELETE_TIMEOUT = (
-    900  # AWS seconds a security group in use is tried for. Not published: interfaces take minutes to go
-)
+# AWS seconds that a security group in use is tried for. Not published: interfaces take minutes to go (U).
+DELETE_TIMEOUT = 900
+# Real seconds more while a task still stops: its interface goes with its app, whose stopTimeout may be so long.
+LONGEST_STOP = 120
 ANYWHERE = {"IpProtocol": "-1", "CidrIp": "0.0.0.0/0"}  # EC2's own egress rule of a new group
 
 
@@ -183,7 +184,12 @@ class SecurityGroup(Handler):
 
         refused: ClientError | None = None
         try:
-            ctx.until(gone, f"Security group {physical}", DELETE_TIMEOUT)
+            try:
+                ctx.until(gone, f"Security group {physical}", DELETE_TIMEOUT)
+            except HandlerError:
+                if not _a_task_stops(ctx.aws("ecs")):
+                    raise
+                ctx.until(gone, f"Security group {physical}", LONGEST_STOP * ctx.clock.speed)
         except HandlerError:
             raise (refused or HandlerError(f"Security group {physical} did not go")) from None
 
@@ -245,6 +251,15 @@ class SecurityGroupEgress(SecurityGroupIngress):
         "GroupId IpProtocol FromPort ToPort CidrIp CidrIpv6 DestinationPrefixListId DestinationSecurityGroupId "
         "Description"
     )
+
+
+def _a_task_stops(ecs: Any) -> bool:
+    for cluster in ecs.list_clusters()["clusterArns"]:
+        arns = ecs.list_tasks(cluster=cluster, desiredStatus="STOPPED")["taskArns"]
+        tasks = ecs.describe_tasks(cluster=cluster, tasks=arns)["tasks"] if arns else []
+        if any(task["lastStatus"] != "STOPPED" for task in tasks):
+            return True
+    return False
 
 
 def _permissions(rules: list[Properties]) -> list[dict[str, Any]]:

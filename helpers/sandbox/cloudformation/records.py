@@ -42,9 +42,12 @@ class Stack:
     deleted: datetime | None = None
     disable_rollback: bool = False
     protected: bool = False
-    recorded: dict[str, Any] = field(default_factory=dict)  # RoleARN, NotificationARNs, ChangeSetId
+    deadline: float | None = None  # AWS seconds since 1970: CreateStack's TimeoutInMinutes, while it counts
+    recorded: dict[str, Any] = field(default_factory=dict)  # what is told again as it was given
     resources: dict[str, Resource] = field(default_factory=dict)
     garbage: list[Resource] = field(default_factory=list)  # replaced or removed: deleted in the clean-up
+    # What a rollback still has to revert: each resource as the update left it, and as it was.
+    reverting: list[tuple[Resource, Resource]] = field(default_factory=list)
     outputs: list[dict[str, str]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)  # oldest first
     change_sets: dict[str, ChangeSet] = field(default_factory=dict)

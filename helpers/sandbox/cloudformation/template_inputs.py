@@ -45,7 +45,7 @@ AWS_PARAMETERS: dict[str, Callable[[Any, list[str]], Any]] = {  # parameter type
     "AWS::EC2::SecurityGroup::Id": lambda ec2, values: ec2.describe_security_groups(GroupIds=values),
 }
 REFUSED = {  # parameters of the API that would change what happens and that the sandbox does not have
-    *("TemplateURL", "StackPolicyBody", "StackPolicyURL", "StackPolicyDuringUpdateBody", "TimeoutInMinutes"),
+    *("TemplateURL", "StackPolicyBody", "StackPolicyURL", "StackPolicyDuringUpdateBody"),
     *("RollbackConfiguration", "ResourcesToImport", "IncludeNestedStacks", "ImportExistingResources"),
     *("RetainExceptOnCreate", "DeploymentMode", "OnStackFailure", "ResourceTypes", "DeletionMode"),
 }

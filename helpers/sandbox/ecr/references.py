@@ -13,6 +13,12 @@ OF_ECR = re.compile(
 OF_FRONT = re.compile(rf"127\.0\.0\.1:(?P<port>\d+)/{_IMAGE}")
 
 
+# A registry's host, a path in lower case, a tag and a digest: as Docker's library `distribution/reference` reads them.
+_ANY = re.compile(
+    r"([\w.-]+(:\d+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?", re.ASCII
+)
+
+
 @dataclass(frozen=True)
 class Reference:
     """`account` is None where the reference does not say it. `image`: as ECR's calls want an image named."""
@@ -32,6 +38,11 @@ def read_reference(text: str, ports: Mapping[str, int]) -> Reference | None:
         if region := regions.get(int(match["port"])):
             return Reference(None, region, match["repository"], _image(match))
     return None
+
+
+def is_reference(text: str) -> bool:
+    """Whether it has the form of an image's reference at all; an ARN has not."""
+    return _ANY.fullmatch(text) is not None
 
 
 def is_of_ecr(text: str) -> bool:

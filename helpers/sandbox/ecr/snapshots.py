@@ -30,6 +30,7 @@ class Image:
     rootfs: Path
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
+    architecture: str = "amd64"  # as Docker calls it
 
 
 def extract(layer: Path, home: Path) -> None:

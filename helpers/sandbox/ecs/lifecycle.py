@@ -21,7 +21,8 @@ from typing import Any, Protocol
 from botocore.exceptions import ClientError
 
 from helpers.sandbox.clock import Clock
-from helpers.sandbox.ecs.placement import STOP_TIMEOUT, Placement
+from helpers.sandbox.ecs.placement import Placement
+from helpers.sandbox.ecs.preparation import Preparation, task_spec
 from helpers.sandbox.ecs.services import STARTING
 from helpers.sandbox.logs import ResourceInitializationError
 from helpers.sandbox.records import Records, Task
@@ -31,7 +32,6 @@ from helpers.sandbox.tasks import (
     CannotStartContainerError,
     RunningTask,
     Runtime,
-    TaskSpec,
 )
 
 log = logging.getLogger("sandbox.scheduler")
@@ -45,6 +45,9 @@ DEPROVISIONING = 10.0  # AWS seconds to detach the network interface (U)
 # RUNNING when it listens, at the latest after so long; and for so long failed checks are not held against one that
 # never answered any. A longer grace period counts instead.
 BOOT = 5.0
+ATTEMPTS = (
+    3  # at what nobody answers, before Fargate gives up ("maximum number of attempts, 3", ECR's client; C)
+)
 REGISTER_AGAIN = 30.0  # AWS seconds before a refused registration is tried again (U)
 EVIDENCE = 3600.0  # real seconds that a stopped task stays readable (ECS: at least one hour)
 
@@ -56,10 +59,6 @@ class TargetHealth(Protocol):
 
 
 Health = Callable[[str], dict[tuple[str, int], Any]]  # of a target group's ARN: by (address, port)
-
-
-class Logs(Protocol):
-    def open_stream(self, task: Task, container: dict[str, Any]) -> tuple[str, str] | None: ...
 
 
 class Happening(Enum):
@@ -90,6 +89,7 @@ class _Course:
 
     start_takes: float
     launch: Future[RunningTask] | None = None
+    attempts: int = 1
     started_real: float = 0.0
     registered: bool = False
     register_from: float = 0.0
@@ -113,14 +113,14 @@ class Lifecycle:
         placement: Placement,
         runtime: Runtime,
         health: Health,
-        logs: Logs,
+        preparation: Preparation,
         grace: Callable[[Task], float],
         executor: Executor,
         random: Random,
         in_flight: Callable[[str, int], int],
     ):
         self.clock, self.records, self.placement, self.runtime = clock, records, placement, runtime
-        self.health, self.logs, self.grace, self.in_flight = health, logs, grace, in_flight
+        self.health, self.preparation, self.grace, self.in_flight = health, preparation, grace, in_flight
         self._executor, self._random = executor, random
         self._courses: dict[str, _Course] = {}
 
@@ -182,43 +182,9 @@ class Lifecycle:
         """In a worker thread: pulling may take real time."""
         definition = self.placement.definition(task.region, task.task_definition_arn)
         container = definition.container(task.container_name)
-        override = next(
-            (o for o in task.overrides.get("containerOverrides", []) if o.get("name") == container["name"]),
-            {},
-        )
-        environment = {pair["name"]: pair["value"] for pair in container.get("environment", [])}
-        stream = self.logs.open_stream(task, container)
+        stream = self.preparation.prepare(task, definition, container)
         self.runtime.pull(task.image, task.region)
-        return self.runtime.start(
-            TaskSpec(
-                task_arn=task.arn,
-                region=task.region,
-                cluster_arn=task.cluster_arn,
-                family=definition.family,
-                revision=definition.revision,
-                availability_zone=task.availability_zone,
-                private_ip=task.private_ip,
-                container_name=task.container_name,
-                image=task.image,
-                command=override.get("command") or container.get("command") or None,
-                environment=environment | task.environment,
-                container_port=task.container_port,
-                cpu=task.cpu,
-                memory=task.memory,
-                stop_timeout=float(container.get("stopTimeout") or STOP_TIMEOUT),
-                log_group=stream[0] if stream else None,
-                log_stream=stream[1] if stream else None,
-                entry_point=container.get("entryPoint") or None,
-                user=container.get("user") or None,
-                working_directory=container.get("workingDirectory") or None,
-                read_only_root=container.get("readonlyRootFilesystem", False),
-                ulimits=tuple(
-                    (limit["name"], limit["softLimit"], limit["hardLimit"])
-                    for limit in container.get("ulimits", [])
-                ),
-                architecture=definition.architecture,
-            )
-        )
+        return self.runtime.start(task_spec(task, definition, container, stream))
 
     def _starting(self, task: Task, course: _Course, reports: list[Report]) -> None:
         now, launch = self.clock.time(), course.launch
@@ -239,8 +205,17 @@ class Lifecycle:
             return
         error = launch.exception()
         if error is not None:
+            if elapsed < (takes := getattr(error, "takes", 0.0)):
+                if elapsed >= course.attempts * takes / ATTEMPTS:
+                    course.attempts += 1
+                    course.launch = self._executor.submit(self._launch, task)
+                return
             reason = _start_error(error)
             log.info("task %s: failed to start: %s", task.id, reason)
+            if isinstance(error, ResourceInitializationError):  # before any container, and its image
+                task.pull_started_at = None
+            else:
+                task.container_reason = reason
             self._end(task, course, "TaskFailedToStart", reason)
             reports.append(Report(Happening.NOT_STARTED, task, detail=reason))
             return
@@ -340,6 +315,7 @@ class Lifecycle:
         now, code = self.clock.time(), process.poll()
         with self.records.lock:
             task.execution_stopped_at, task.exit_code = now, code
+            task.started_at = task.started_at or task.pull_stopped_at  # a container that ended has started
             if process.out_of_memory:
                 task.container_reason = OUT_OF_MEMORY
             if task.desired_status == "RUNNING":

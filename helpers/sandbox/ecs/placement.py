@@ -3,7 +3,7 @@
 Differs: addresses go up one by one within the subnet's range where AWS picks any; capacity never runs out, only the
 launch quota bounds a start. One container of a task definition runs: the one behind the load balancer or the first
 essential one. Secrets, volumes, sidecars and container health checks are left out, and logged. Network
-interfaces are not EC2's: DescribeNetworkInterfaces knows none, and EC2 lets a security group in use be deleted.
+interfaces are not EC2's: DescribeNetworkInterfaces knows none.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ class Placement:
         self.clock, self.records, self.aws = clock, records, aws
         self._definitions: dict[str, Definition] = {}
         self._subnets: dict[str, tuple[str, ipaddress.IPv4Network]] = {}
+        # Called before a task is made: an AwsError of it says why ECS makes none.
+        self.launchable: Callable[[Definition], None] = lambda definition: None
         self._next: Counter[str] = Counter()
         self._quota: dict[str, tuple[float, float]] = {}  # region: tokens, as of AWS time
 
@@ -151,6 +153,7 @@ class Placement:
         **fields: Any,
     ) -> Task:
         """A new task in the zone where its group has fewest, recorded as PROVISIONING."""
+        self.launchable(definition)
         vpc = network["awsvpcConfiguration"]
         zones = self.zones(region, vpc["subnets"])
         container = definition.container(container_name)
@@ -184,6 +187,7 @@ class Placement:
                 image=container["image"],
                 created_at=self.clock.time(),
                 security_groups=list(vpc.get("securityGroups", [])),
+                public_ip=vpc.get("assignPublicIp", "DISABLED") == "ENABLED",
                 **fields,
             )
             self.records.tasks[task.arn] = task

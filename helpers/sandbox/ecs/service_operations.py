@@ -124,7 +124,10 @@ class ServiceCalls:
                 primary.load_balancers,
                 primary.platform_version,
             )
-            if wanted != had or asked.get("forceNewDeployment"):
+            # A deployment that has failed is begun anew when its task definition is asked for again (U): otherwise a
+            # stack whose rollback failed with it could not be brought back.
+            again = "taskDefinition" in asked and primary.rollout_state == "FAILED"
+            if wanted != had or again or asked.get("forceNewDeployment"):
                 service.deploy(now, *wanted)
                 service.grace = (service.grace or 0.0) if balancers else None
             else:

@@ -1,6 +1,7 @@
 """Stands in for ECS's checks on a task definition for Fargate: sizes that do not exist are refused.
 
-Differs: only size and network mode are checked; moto registers the rest as it is.
+Differs: only size, network mode and the form of the roles are checked; moto registers the rest as it is. Whether ECS
+can assume a role comes out when it starts a task (`preparation.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ SIZES: dict[int, Iterable[int]] = {
     8192: range(16384, 61440 + 1, 4096),
     16384: range(32768, 122880 + 1, 8192),
 }
+
+ROLE = re.compile(r"(arn:aws[\w-]*:iam::\d{12}:role/[\w+=,.@/-]+|[\w+=,.@-]{1,64})")  # an ARN or a short name
 
 
 def valid_fargate_size(cpu: int, memory: int) -> bool:
@@ -48,12 +51,26 @@ def register_task_definition(call: Call) -> dict[str, Any]:
                 f"No Fargate configuration exists for given values: {size['cpu']} CPU, {size['memory']} memory. "
                 "See the Amazon ECS documentation for the valid values."
             )
-        images = [container.get("image", "") for container in call.params.get("containerDefinitions", ())]
-        if any(map(is_of_ecr, images)) and not call.params.get("executionRoleArn"):
-            raise _refused(
-                "Fargate requires task definition to have execution role ARN to support ECR images."
-            )
+        containers = call.params.get("containerDefinitions", ())
+        if any(not each.get("options", {}).get("awslogs-group") for each in _awslogs(containers)):
+            raise _refused("Log driver awslogs requires options: awslogs-group")  # (C)
+        if not call.params.get("executionRoleArn"):
+            # Sources: hashicorp/terraform-provider-aws#3051, virtual-kubelet/virtual-kubelet#193 (C).
+            needed = "Fargate requires task definition to have execution role ARN to support"
+            if any(is_of_ecr(container.get("image", "")) for container in containers):
+                raise _refused(f"{needed} ECR images.")
+            if _awslogs(containers):
+                raise _refused(f"{needed} log driver awslogs.")
+    for role in ("executionRoleArn", "taskRoleArn"):
+        if not ROLE.fullmatch(call.params.get(role) or "role"):
+            raise _refused("Role is not valid")  # aws-samples/aws-modern-application-workshop#9 (C)
     return call.forward()
+
+
+def _awslogs(containers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The log configurations with that driver."""
+    configured = [each.get("logConfiguration") or {} for each in containers]
+    return [each for each in configured if each.get("logDriver") == "awslogs"]
 
 
 def _parse_size(what: str, text: str) -> int:

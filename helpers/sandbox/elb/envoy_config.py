@@ -66,6 +66,7 @@ class Endpoint:
     address: tuple[str, int]
     health_check_port: int | None = None  # None: the same as the traffic's
     draining: bool = False
+    healthy: bool | None = None  # None: Envoy checks; else it is told
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,12 @@ def _endpoints(cluster: Cluster) -> dict[str, Any]:
         check: dict[str, Any] = {"hostname": endpoint.name}
         if endpoint.health_check_port is not None:
             check["port_value"] = endpoint.health_check_port
+        told: dict[str, Any] = {}
+        if endpoint.healthy is not None:
+            check["disable_active_health_check"] = True
+            told["health_status"] = "HEALTHY" if endpoint.healthy else "UNHEALTHY"
         return {
+            **told,
             "endpoint": {
                 "address": _address(endpoint.address),
                 "hostname": endpoint.name,

@@ -8,6 +8,8 @@ from __future__ import annotations
 import socket
 import threading
 
+from helpers.sandbox.elb.dead_ends import silence
+
 
 class Ports:
     """Ports by name, held from their reservation on: nothing else takes one while its load balancer has no listener.
@@ -19,6 +21,7 @@ class Ports:
     def __init__(self, preferred: dict[str, int]):
         self._preferred = dict(preferred)
         self._held: dict[str, socket.socket] = {}
+        self._queues: dict[str, list[socket.socket]] = {}  # of the silent ones
         self._lock = threading.Lock()
 
     def reserve(self, name: str) -> int:
@@ -33,7 +36,26 @@ class Ports:
         """Let go of all other names that begin with `prefix`; they stay known."""
         with self._lock:
             for name in [name for name in self._held if name.startswith(prefix) and name not in names]:
+                self._drop_queue(name)
                 self._held.pop(name).close()
+
+    def silence(self, names: set[str]) -> None:
+        """Have connections to the ports of these names wait for nothing, as behind a security group that does not let
+        them in. Those of all others are refused again, or taken by Envoy."""
+        with self._lock:
+            for name in names & self._held.keys() - self._queues.keys():
+                self._queues[name] = silence(self._held[name])
+            for name in self._queues.keys() - names:
+                listening = self._held[name]
+                self._held[name] = _held(
+                    listening.getsockname()[1]
+                )  # before the other goes: nobody else takes it
+                listening.close()
+                self._drop_queue(name)
+
+    def _drop_queue(self, name: str) -> None:
+        for one in self._queues.pop(name, ()):
+            one.close()
 
     def known(self) -> dict[str, int]:
         with self._lock:
@@ -42,13 +64,10 @@ class Ports:
     def _bind(self, port: int) -> socket.socket:
         if port and (port in self._preferred_and_held() or not _is_free(port)):
             port = 0
-        held = socket.socket()
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
-            held.bind(("127.0.0.1", port))
+            return _held(port)
         except OSError:
-            held.bind(("127.0.0.1", 0))
-        return held
+            return _held(0)
 
     def _preferred_and_held(self) -> set[int]:
         return {held.getsockname()[1] for held in self._held.values()}
@@ -63,3 +82,14 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def _held(port: int) -> socket.socket:
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        held.bind(("127.0.0.1", port))
+    except OSError:
+        held.close()
+        raise
+    return held

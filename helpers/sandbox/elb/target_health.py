@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 from helpers.sandbox.elb.envoy import Host
 from helpers.sandbox.elb.envoy_config import HealthCheck
@@ -60,6 +61,12 @@ class Group:
     delay: float
     algorithm: str
     used: bool  # by a listener
+    region: str = ""
+    load_balancer: str | None = None  # whose listener uses it
+
+    def checks_traffic_port(self, port: int) -> bool:
+        """Whether a target's health is asked for at the port that its requests go to."""
+        return self.check_port in (None, port)
 
 
 @dataclass
@@ -77,6 +84,12 @@ class Target:
     draining_until: float | None = None
     drained_at: float = 0.0
     probe: Probe | None = None
+    closed: str | None = None  # why the load balancer's connections do not get there
+    checks_closed: str | None = (
+        None  # why its health checks do not; the same, unless they have a port of their own
+    )
+    reopened_at: float | None = None
+    surveyed: Any = None  # the state of the records by which the network was asked
 
     @property
     def name(self) -> str:
@@ -122,12 +135,33 @@ def checked(group: Group, target: Target, host: Host | None, now: float) -> Targ
             return CHECKING if target.health is REGISTERING else target.health
         target.passed = False
         return TIMED_OUT
+    if target.checks_closed is not None:
+        return _unanswered(group, target, now)
     if host is None or host.address != target.address or host.pending:
         return CHECKING if target.health is REGISTERING else target.health
     if not host.failing:
+        if _recovers(group, target, now):
+            return target.health
         target.passed, target.failing_since, target.probe = True, None, None
         return HEALTHY
     return _failing(group, target, host, now)
+
+
+def _unanswered(group: Group, target: Target, now: float) -> TargetHealth:
+    """Each check ends in silence, after its timeout. The app has no part in that, so all of it takes AWS time."""
+    target.failing_since = target.failing_since or now
+    first = 0.0 if not target.passed else group.interval  # a new target is checked at once
+    last = first + (group.check.unhealthy - 1) * group.interval + group.check.timeout
+    if now - target.failing_since < last:
+        return CHECKING if target.health is REGISTERING else target.health
+    return TIMED_OUT
+
+
+def _recovers(group: Group, target: Target, now: float) -> bool:
+    """Whether a target whose path is open again has too few passed checks yet. Envoy takes it for a new one."""
+    if target.reopened_at is None or target.health.state != "unhealthy":
+        return False
+    return now - target.reopened_at < (group.check.healthy - 1) * group.interval
 
 
 def _failing(group: Group, target: Target, host: Host, now: float) -> TargetHealth:

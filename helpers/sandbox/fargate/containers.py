@@ -5,8 +5,8 @@ Differs:
   this machine, the other tasks and, unlike a task without public address, the internet.
 - It is held to its vCPU and memory by the kernel, as on Fargate. Tasks that ask for more than this machine has share it.
 - PORT is what the task definition says, or nothing; without ulimits of its own a task has the engine's.
-- An image of another architecture than the task definition's cannot be started; on Fargate it starts and ends at once,
-  with the same words in its log.
+- An image of another architecture than the task definition's is not started, though the engine might: `unfit.py` says
+  what Fargate says.
 - Of a container the engine keeps its last lines (`docker logs`), until it ends; then the container goes.
 - A task is one container.
 """
@@ -28,8 +28,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from helpers.sandbox import tasks
 from helpers.sandbox.clock import Clock
+from helpers.sandbox.ecs.stopped_reasons import not_started
 from helpers.sandbox.fargate import engine
 from helpers.sandbox.fargate.stats import Stats
+from helpers.sandbox.fargate.unfit import UnfitTask
 from helpers.sandbox.registry import CannotPullContainer
 from helpers.sandbox.tasks import (
     MIB,
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sandbox.tasks")
 
-ARCHITECTURES = {"amd64": "X86_64", "arm64": "ARM64"}  # Docker's names to ECS's
 KEPT_BY_THE_ENGINE = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
 COMMANDS = 8  # signals sent to containers at once
 LONGEST_LINE = 256 * 1024  # bytes of a line that is held back until it ends
@@ -104,7 +105,7 @@ class ContainerRuntime:
         self._commands = ThreadPoolExecutor(COMMANDS, thread_name_prefix="containers")
         self.closing = threading.Event()
         self._pulled: dict[str, str] = {}
-        self._running: dict[str, ContainerTask] = {}
+        self._running: dict[str, Any] = {}  # ContainerTask or UnfitTask
         self._ended: deque[tuple[float, Path]] = deque()
 
     def pull(self, image: str, region: str) -> str:
@@ -115,7 +116,7 @@ class ContainerRuntime:
         self._pulled[image] = name
         return name
 
-    def start(self, spec: TaskSpec) -> ContainerTask:
+    def start(self, spec: TaskSpec) -> RunningTask:
         name = self._pulled.get(spec.image) or self.pull(spec.image, spec.region)
         self._sweep()
         directory = self._tasks / spec.task_id
@@ -127,7 +128,8 @@ class ContainerRuntime:
         try:
             with _as_ecs_says_it():
                 image = self.client.api.inspect_image(name)
-                _check_architecture(image, spec)
+                if not tasks.fits(image.get("Architecture", "amd64"), spec):
+                    return self._unfit(spec, _program(image, spec), directory)
                 self._have_network()
                 about, output = self._launch(spec, name)
         except CannotStartContainerError:
@@ -139,6 +141,13 @@ class ContainerRuntime:
             self._running[spec.task_id] = task
         named = (spec.task_id, task.container_id[:12], task.pid, task.address[1])
         log.info("task %s: container %s, process %d, port %d", *named)
+        self.on_start(task)
+        return task
+
+    def _unfit(self, spec: TaskSpec, program: str, directory: Path) -> RunningTask:
+        task = UnfitTask(spec, program, directory)
+        with self._lock:
+            self._running[spec.task_id] = task
         self.on_start(task)
         return task
 
@@ -423,15 +432,12 @@ def _close(output: Any) -> None:
         output._response.close()  # or the socket stays until the next garbage collection
 
 
-def _check_architecture(image: dict[str, Any], spec: TaskSpec) -> None:
-    there = image.get("Architecture", "amd64")
-    if ARCHITECTURES.get(there, there) != spec.architecture:
-        program = spec.entry_point or image["Config"].get("Entrypoint") or spec.command
-        program = program or image["Config"].get("Cmd") or ["/"]
-        raise CannotStartContainerError(
-            f"exec {program[0]}: exec format error: the image is for linux/{there}, the task definition asks for "
-            f"{spec.architecture}"
-        )
+def _program(image: dict[str, Any], spec: TaskSpec) -> str:
+    """The first word of what a container would run."""
+    words = (
+        spec.entry_point or image["Config"].get("Entrypoint") or spec.command or image["Config"].get("Cmd")
+    )
+    return (words or ["/"])[0]
 
 
 def _published(about: dict[str, Any], port: int | None) -> int:
@@ -487,7 +493,8 @@ def _as_ecs_says_it() -> Iterator[None]:
         yield
     except APIError as error:
         words = str(error.explanation or error)
-        raise CannotStartContainerError(re.sub(r"^.*?(?=OCI runtime create failed)", "", words)) from error
+        _, begins, rest = words.partition("OCI runtime create failed")
+        raise CannotStartContainerError(not_started(begins + rest) if begins else words) from error
     except _engine_errors() as error:
         raise CannotStartContainerError(f"the Docker Engine does not answer: {error}") from error
     except engine.EngineMissing as error:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from helpers.sandbox.ecs import stopped_reasons
 from helpers.sandbox.registry import CannotPullContainer
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ def in_ecs_words(image: str, error: str) -> str:
     retried, said = "pull image manifest has been retried 1 time(s): ", error.lower()
     if "no matching manifest" in said or "does not match the specified platform" in said:
         platform = re.search(r"linux/\w+", said)
-        return f"{retried}image Manifest does not contain descriptor matching platform '{platform[0] if platform else ''}'"
+        return stopped_reasons.no_such_platform(platform[0] if platform else "")
     if any(words in said for words in ("manifest unknown", "name unknown", "not found", "does not exist")):
-        return f"{retried}failed to resolve ref {image}: {image}: not found"
+        return stopped_reasons.manifest_not_found(image)
     if any(words in said for words in ("unauthorized", "no basic auth", "denied", "forbidden")):
         return f"{retried}failed to resolve ref {image}: unexpected status from HEAD request: 403 Forbidden"
     if "no space left on device" in said:

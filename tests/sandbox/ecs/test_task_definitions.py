@@ -55,6 +55,25 @@ def test_an_image_in_ecr_needs_a_role_to_pull_it_with(registry: str) -> None:
     assert call(containerDefinitions=[{"name": "app", "image": "public.ecr.aws/docker/library/node:24"}])
 
 
+def test_a_role_has_the_form_of_one() -> None:
+    for role in ("arn:aws:iam::123456789012:role/path/r", "arn:aws:iam::123456789012:role/r", "short-name"):
+        assert call(executionRoleArn=role, taskRoleArn=role)
+    for role in (
+        "arn:aws:ecs:us-east-1:123456789012:cluster/lab",
+        "arn:aws:iam::123456789012:user/u",
+        "${Role}",
+    ):
+        for name in ("executionRoleArn", "taskRoleArn"):
+            with pytest.raises(AwsError, match="Role is not valid"):
+                call(**{name: role})
+
+
+def test_a_log_driver_needs_a_group() -> None:
+    container = {"name": "app", "image": "node", "logConfiguration": {"logDriver": "awslogs", "options": {}}}
+    with pytest.raises(AwsError, match="Log driver awslogs requires options: awslogs-group"):
+        call(containerDefinitions=[container])
+
+
 @pytest.mark.parametrize(
     "size", [{}, {"cpu": ".25 vCPU", "memory": "0.5 GB"}, {"cpu": "1 vcpu", "memory": "2GB"}]
 )

@@ -101,3 +101,42 @@ def test_a_target_out_of_reach_times_out_after_the_threshold(target, clock):
 def test_what_envoy_knows_of_another_address_does_not_count(target, clock):
     target.address = ("127.0.0.1", 40002)
     assert see(target, clock, host()) == CHECKING
+
+
+CLOSED = "no ingress rule of sg-tasks lets TCP 3000 in from sg-lb"
+
+
+def test_an_unanswered_target_fails_check_after_check_in_aws_time(target, clock):
+    """Three checks, 30 s apart, of 5 s each: the first within 30 s, the last unanswered after 95."""
+    see(target, clock, host())
+    target.checks_closed = CLOSED
+    assert see(target, clock, host()) == HEALTHY  # whatever Envoy was told
+    clock.advance(94)
+    assert see(target, clock, host()) == HEALTHY
+    clock.advance(1)
+    assert see(target, clock, host()) == TIMED_OUT
+    clock.advance(3600)
+    assert see(target, clock, host()) == TIMED_OUT
+
+
+def test_a_new_unanswered_target_is_checked_at_once(target, clock):
+    target.checks_closed = CLOSED
+    assert see(target, clock, None) == CHECKING
+    clock.advance(64)
+    assert see(target, clock, None) == CHECKING
+    clock.advance(1)
+    assert see(target, clock, None) == TIMED_OUT
+
+
+def test_a_target_that_answers_again_has_to_pass_its_healthy_threshold(target, clock):
+    target.health, target.passed, target.reopened_at = TIMED_OUT, True, clock.time()
+    clock.advance(4 * 30 - 1)
+    assert see(target, clock, host()) == TIMED_OUT
+    clock.advance(1)
+    assert see(target, clock, host()) == HEALTHY
+
+
+def test_a_reopened_path_to_an_app_that_fails_is_told_as_its_failure(target, clock):
+    target.health, target.passed, target.reopened_at = TIMED_OUT, True, clock.time()
+    target.probe = Found(wrong_code(500), clock.time())
+    assert see(target, clock, host(failing=True)) == wrong_code(500)

@@ -28,7 +28,7 @@ RETRIED = "pull image manifest has been retried 1 time(s): "
         ),
         (
             "no matching manifest for linux/arm64/v8 in the manifest list entries",
-            f"{RETRIED}image Manifest does not contain descriptor matching platform 'linux/arm64'",
+            f"{RETRIED.replace('1', '7')}image Manifest does not contain descriptor matching platform 'linux/arm64'",
         ),
         (
             "write /var/lib/docker/tmp/GetImageBlob1: no space left on device",
