@@ -99,7 +99,7 @@ def download(folder: str) -> None:
 @click.option("--write", is_flag=True, help="Give the notebooks in notebooks/ the outputs, if all are green.")
 @click.option("--target", type=click.Choice(["sandbox"]), default="sandbox", show_default=True)
 def run(notebooks, parameters, speed, keep, write, target) -> None:
-    """Execute NOTEBOOKS ("07", a name or a path; all, in order, unless told) in a private sandbox.
+    """Execute NOTEBOOKS ("07", a name or a path; the numbered ones, in order, unless told) in a private sandbox.
 
     Leaves a folder in runs/, to which runs/latest leads until the next run: the executed notebooks, summary.json,
     the load test's scaling.csv and scaling.png.
@@ -198,7 +198,7 @@ def bench() -> None:
 @click.option("--region", default="us-east-1", show_default=True)
 def status(region: str) -> None:
     """Show services, tasks, targets, alarms and the AWS time of the sandbox that is up."""
-    from helpers import session, status
+    from helpers import pauses, session, status
 
     session.check_region(region)
     running = session.attach()
@@ -210,8 +210,45 @@ def status(region: str) -> None:
     click.echo(
         f"AWS time {running.now():%Y-%m-%d %H:%M:%S} UTC, {running.speed:g} times as fast as yours, in {region}"
     )
+    if told := pauses.told(running):
+        click.echo(told)
     click.echo(f"decisions and their reasons: {Path(running.state) / 'sandbox.log'}\n")
     click.echo(status.status(region))
+
+
+@cli.command()
+@click.option("--cluster", help="The service's cluster; the only one there is unless told.")
+@click.option("--service", help="The service's name; the only one there is unless told.")
+@click.option("--stack", help="The stack that makes it; of the service's name unless told.")
+@click.option("--region", default="us-east-1", show_default=True)
+@click.option("--aws", is_flag=True, help="Ask AWS itself, with your own credentials. Nothing is changed.")
+def doctor(cluster, service, stack, region, aws) -> None:
+    """Say why a service does not do what it should: the cause, the evidence, the fix.
+
+    Ends with 0 when nothing is wrong, with 1 when causes are found, with 2 when too little can be read.
+    """
+    from helpers import session
+    from helpers.diagnose import diagnose
+
+    session.check_region(region)
+    now = None
+    if aws:
+        os.environ["AWS_DEFAULT_REGION"] = os.environ["AWS_REGION"] = region
+    else:
+        running = session.attach()
+        if running is None:
+            click.echo("Too little could be read to say anything: no sandbox is up.")
+            click.echo("Open a notebook and run its first cells: connect() starts one. Or say --aws.")
+            raise SystemExit(2)
+        session.isolate(os.environ, running.endpoint, region, Path(running.state))
+        now = running.now()
+    try:
+        diagnosis = diagnose(cluster, service, stack, now=now, region=region)
+    except TutorialError as several:
+        click.echo(several)
+        raise SystemExit(2) from None
+    click.echo(diagnosis)
+    raise SystemExit(diagnosis.status)
 
 
 @cli.command()

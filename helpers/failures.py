@@ -22,6 +22,10 @@ LAST = 20  # log lines: of an error that nobody catches Node.js writes about as 
 LOOKS = 8  # at a task's log, whose last lines arrive a little after its end
 UNABLE = "Unable to describe task definition"
 NO_FAILURE = "Scaling activity initiated by"  # the scheduler stops a task that is not wanted any more
+REFUSED = (
+    "failed to launch a task",
+    "unable to place a task",
+)  # events after which there is no task to look at
 TELLING = ("unhealthy", "unable to", "failed")  # words of the service events that say what went wrong
 
 
@@ -34,6 +38,11 @@ class FailedTask:
     exit_code: int | None
     log: str = ""
     lines: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> tuple[str, int | None]:
+        """The same for tasks that failed in the same way: their reasons may differ in addresses and ids."""
+        return _plain(self.reason), self.exit_code
 
     def told(self, failed: int = 1) -> list[str]:
         """As lines of a message; `failed` tasks did in all."""
@@ -51,28 +60,35 @@ class Witness:
     def __init__(self, service: Service, since: datetime | None = None):
         self.service, self.since = service, since
         self._failed: dict[str, FailedTask] = {}
+        self._deployments: dict[str, str] = {}  # of failed tasks, by ARN
+        self._primary: set[str] = set()  # deployments that were the newest one at some look
+        self._refused: dict[str, int] = {}  # events that no task came of, by their words: how many
         self._looks: dict[str, int] = {}
         self._events: list[str] = []
 
     def look(self) -> None:
         """Takes in what is there; nothing when the service is gone."""
         try:
-            tasks = self.service.stopped_tasks()
-            events = self.service.record["events"]
+            tasks, record = self.service.stopped_tasks(), self.service.record
         except TutorialError:
             return
         except ClientError as error:
             if not _is_gone(error):
                 raise
             return
+        events = record["events"]
+        self._primary |= {d["id"] for d in record.get("deployments", []) if d.get("status") == "PRIMARY"}
         new = [task for task in tasks if self._is_new(task["createdAt"]) and is_failure(task)]
         for task in new:
             arn, kept = task["taskArn"], self._failed.get(task["taskArn"])
+            self._deployments[arn] = task.get("startedBy", "")
             self._looks[arn] = looks = self._looks.get(arn, 0) + 1
             if kept is None or looks <= LOOKS:
                 seen = failed_task(task)
                 self._failed[arn] = seen if seen.lines or kept is None else kept
         said = [event["message"] for event in events if self._is_new(event["createdAt"])]
+        refused = [_plain(message) for message in said if any(words in message for words in REFUSED)]
+        self._refused = {words: refused.count(words) for words in refused} or self._refused
         telling = [message for message in said if any(word in message for word in TELLING)]
         # Newest first; of those that differ in the task alone the newest is enough.
         alike = {re.sub(r"\(task \w+\)", "", message): message for message in reversed(telling)}
@@ -84,6 +100,16 @@ class Witness:
         best = [one for one in failed if one.lines] or failed
         lines = best[-1].told(len(failed)) if best else []
         return lines + [f"event: {message}" for message in self._events]
+
+    def repeated(self) -> int:
+        """How many tasks of the newest deployment have failed in the same way, or could not even be launched; 0 before
+        there are two."""
+        alike: dict[tuple, int] = {}
+        for arn, failed in self._failed.items():
+            if self._deployments[arn] in self._primary:
+                alike[failed.kind] = alike.get(failed.kind, 0) + 1
+        most = max([*alike.values(), *self._refused.values()], default=0)
+        return most if most > 1 else 0
 
     def _is_new(self, moment: datetime) -> bool:
         return self.since is None or moment >= self.since
@@ -136,6 +162,11 @@ def _last_words(task: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
         if not _is_gone(error):
             return "CloudWatch Logs", (f"(not readable: {error.response['Error']['Code']})",)
     return "", ()
+
+
+def _plain(text: str) -> str:
+    """Without the ids and numbers in which two of the same kind differ."""
+    return re.sub(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{8,}|\d+", "", text)
 
 
 def _is_gone(error: ClientError) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from helpers import display, failures
@@ -17,7 +18,15 @@ STEADY_WITHIN = 15.0  # AWS minutes
 SCALED_WITHIN = (
     45.0  # AWS minutes: the low alarm looks at fifteen, after a cooldown of five; then tasks drain
 )
+EVERY = 4  # looks at the counts, one is at the stopped tasks, too
 ALARMS = ("AlarmHigh", "AlarmLow")
+
+
+def _now() -> datetime:
+    """AWS time."""
+    from helpers import session
+
+    return session.current().now()
 
 
 def client(name: str) -> Any:
@@ -33,14 +42,16 @@ def pages(name: str, operation: str, key: str, **parameters: object) -> list[dic
 
 
 def polls(minutes: float) -> Iterator[None]:
-    """Goes round until so many AWS minutes are over: every 0.3 real seconds in the sandbox, every 5 on AWS."""
-    from helpers import session
+    """Goes round until so many AWS minutes are over: every 0.3 real seconds in the sandbox, every 5 on AWS. TutorialError
+    when it would go round while AWS time is paused."""
+    from helpers import pauses, session
 
     lab = session.current()
     pause = 0.3 if lab.target == "sandbox" else 5.0
     deadline = time.monotonic() + minutes * 60 / lab.speed
     while True:
         yield
+        pauses.refuse_to_wait(lab)
         if time.monotonic() >= deadline:
             return
         time.sleep(pause)
@@ -246,17 +257,24 @@ class Service:
         return {"desired": record["desiredCount"], "running": record["runningCount"], "healthy": healthy}
 
     def until_steady(
-        self, timeout: float | None = None, *, desired: int | None = None, without: str | None = None
+        self,
+        timeout: float | None = None,
+        *,
+        desired: int | None = None,
+        without: str | None = None,
+        on_failure: str = "raise",
     ) -> Service:
         """Returns when one deployment is complete and all its tasks are healthy; `timeout` in AWS minutes, STEADY_WITHIN
         unless told.
 
         `desired`: when there are so many, too, for which auto scaling may take SCALED_WITHIN. `without`: when this task, by its ARN, is gone, too. Raises
-        ServiceNotSteady, with the reason, when the time is over or the deployment has failed.
+        ServiceNotSteady, with the reason, when the time is over or the deployment has failed; and with the doctor's
+        diagnosis when two tasks that were started meanwhile have failed in the same way, unless `on_failure` is "wait".
         """
         if timeout is None:
             timeout = STEADY_WITHIN if desired is None else SCALED_WITHIN
-        for _ in polls(timeout):
+        witness = failures.Witness(self, since=_now()) if on_failure != "wait" else None
+        for look, _ in enumerate(polls(timeout), 1):
             tasks = self._tasks(
                 "RUNNING"
             )  # first: a task that is stopped leaves this list before any count changes
@@ -269,6 +287,10 @@ class Service:
                 and without not in {task["taskArn"] for task in tasks}
             ):
                 return self
+            if witness and look % EVERY == 0:
+                witness.look()
+                if failed := witness.repeated():
+                    raise self._hopeless(failed, witness)
         raise self._not_steady(f"It was not steady after {timeout:g} AWS minutes")
 
     def until_alarm(self, kind: str, state: str, timeout: float = 30.0) -> None:
@@ -290,6 +312,16 @@ class Service:
             f"The service {self.name} has not come to rest. {what}.",
             seen=f"{counts} tasks\n{failures.trouble(self)}",
             next="Read .stopped and .targets; mend the template, and update the stack.",
+        )
+
+    def _hopeless(self, failed: int, witness: failures.Witness) -> ServiceNotSteady:
+        from helpers.diagnose import diagnose
+
+        diagnosis = diagnose(cluster=self.cluster, service=self.name, stack=self.name)
+        return ServiceNotSteady(
+            f"The service {self.name} will not come to rest: {failed} tasks have failed in the same way.",
+            seen=str(diagnosis) if diagnosis.causes else "\n".join(witness.tells()),
+            next="Mend the cause; ECS goes on trying.",
         )
 
     def steady(self, *, image: str | None = None, stopped: str | None = None) -> Callable[[object], bool]:

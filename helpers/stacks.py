@@ -13,10 +13,16 @@ from helpers.services import Service, client, pages, polls
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from helpers.diagnose import Diagnosis
+    from helpers.diagnosis.finding import Finding
+
 COLUMNS = ["action", "logical id", "type", "replacement"]
 NOTHING = ("didn't contain changes", "No updates are to be performed")
 # AWS minutes; a service that never gets steady is given up by ECS and CloudFormation long before.
 LONGEST = 60.0
+ON_FAILURE = ("raise", "cancel", "wait")
+PROBABLE = "probable cause: "
+DEPLOYING = ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS")
 NEWS = 60.0  # AWS seconds
 AT_LEAST = 120.0  # real seconds: an app's start and its grace period are real time, however fast AWS's passes
 
@@ -63,14 +69,24 @@ def _describe_change_set(arguments: dict) -> dict:
     return answer
 
 
-def wait_for(stack_name: str) -> dict[str, str]:
+def wait_for(stack_name: str, *, on_failure: str = "raise") -> dict[str, str]:
     """Follows a stack until it comes to rest, and returns its outputs; none for a stack that was deleted.
 
     Of a stack that has been at rest for a while nothing is shown: nothing happened now.
-    Raises StackFailed with the first resource that failed and why, also when everything was rolled back.
+    Raises StackFailed with the first resource that failed and why, also when everything was rolled back. A deployment
+    whose tasks fail twice in the same way will not succeed: `on_failure` says what to do then. "raise": at once, with
+    the doctor's diagnosis; the stack goes on by itself. "cancel": the same, and an update is cancelled. "wait": follow
+    it to its end, which without a circuit breaker may take hours.
     """
+    if on_failure not in ON_FAILURE:
+        raise TutorialError(
+            "There is no such thing to do on a failure.",
+            seen=f"on_failure={on_failure!r}",
+            next=f"Say one of {', '.join(ON_FAILURE)}.",
+        )
     stack = _find(stack_name)
     progress, witness, longest = _Progress(), None, _longest()
+    diagnosis: Diagnosis | None = None
     for _ in polls(longest):
         status = stack["StackStatus"]
         if status != "DELETE_COMPLETE" or progress.text:  # what was gone before is not told
@@ -80,11 +96,18 @@ def wait_for(stack_name: str) -> dict[str, str]:
             witness = witness or _witness(events)
             if witness and "DELETE" not in status:
                 witness.look()
+        if witness and not diagnosis and status in DEPLOYING and (failed := witness.repeated()):
+            diagnosis = _diagnosis(stack, witness)
+            if on_failure != "wait":
+                progress.end()
+                raise _hopeless(stack, failed, witness, diagnosis, cancel=on_failure == "cancel")
         if not status.endswith("IN_PROGRESS"):
             break
         stack = client("cloudformation").describe_stacks(StackName=stack["StackId"])["Stacks"][0]
     progress.end()
     status, trouble = stack["StackStatus"], witness.tells() if witness else []
+    if diagnosis and diagnosis.cause:
+        trouble.append(_probable(diagnosis.cause))
     if status.endswith("IN_PROGRESS"):
         raise _failure(
             stack, f"The stack {stack_name} is still {status} after {longest:g} AWS minutes.", trouble
@@ -92,6 +115,40 @@ def wait_for(stack_name: str) -> dict[str, str]:
     if status.endswith("FAILED") or "ROLLBACK" in status:
         raise _failure(stack, f"The stack {stack_name} is {status}.", trouble)
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+
+
+def _diagnosis(stack: dict, witness: Witness) -> Diagnosis:
+    from helpers.diagnose import diagnose
+
+    service = witness.service
+    return diagnose(cluster=service.cluster, service=service.name, stack=stack["StackName"])
+
+
+def _hopeless(
+    stack: dict, failed: int, witness: Witness, diagnosis: Diagnosis, *, cancel: bool
+) -> StackFailed:
+    """What is raised while the stack still goes on; `cancel`: an update is cancelled first."""
+    name, updating = stack["StackName"], stack["StackStatus"].startswith("UPDATE")
+    told = str(diagnosis) if diagnosis.causes else "\n".join(witness.tells())
+    if cancel and updating:
+        client("cloudformation").cancel_update_stack(StackName=name)
+        follow = f'The update is cancelled: wait_for("{name}", on_failure="wait") follows the way back. '
+        follow += "Then mend the cause, and update it again."
+    elif updating:
+        follow = (
+            f'The update goes on. cancel_update_stack(StackName="{name}") ends it, and wait_for("{name}", '
+            'on_failure="wait") follows it to its end. Mend the cause, and update it again.'
+        )
+    else:
+        follow = (
+            f'The stack is still being made, and that cannot be cancelled: delete_stack(StackName="{name}"), mend the '
+            "cause, and create it again."
+        )
+    return StackFailed(
+        f"The stack {name} will not succeed: {failed} tasks have failed in the same way.",
+        seen=told,
+        next=follow,
+    )
 
 
 def _is_news(stack: dict) -> bool:
@@ -150,7 +207,23 @@ def _failure(stack: dict, what: str, trouble: list[str]) -> StackFailed:
             "Its tasks and their log went with the rollback: wait_for has to follow it from the beginning."
         ]
     lines += trouble
+    if not any(line.startswith(PROBABLE) for line in lines):
+        lines += _proven(stack, events)
     return StackFailed(what, seen="\n".join(lines), next=_what_next(stack))
+
+
+def _proven(stack: dict, events: list[dict]) -> list[str]:
+    """What the stack's events alone prove; its resources may be gone already."""
+    from helpers.diagnosis.facts import Evidence
+    from helpers.diagnosis.finding import PROVEN
+    from helpers.diagnosis.table import examine
+
+    found = examine(Evidence({"stack": stack, "stack_events": events[::-1]}))
+    return [_probable(finding) for finding in found if finding.weight >= PROVEN][:1]
+
+
+def _probable(finding: Finding) -> str:
+    return f"{PROBABLE}{finding.rule}: {finding.cause}"
 
 
 def _cause(event: dict) -> str:

@@ -121,6 +121,59 @@ def test_a_revision_that_is_not_there_has_no_log_and_any_other_complaint_is_told
     assert failed_task(shop.stopped()).lines == lines
 
 
+def dead(number: int, **fields: object) -> dict:
+    """A stopped task of the newest deployment."""
+    return shop.stopped() | {
+        "taskArn": shop.task(number)["taskArn"],
+        "startedBy": "ecs-svc/1",
+        **fields,
+    }
+
+
+@pytest.mark.parametrize(
+    ("tasks", "failed"),
+    [
+        ([dead(1)], 0),
+        ([dead(1), dead(2)], 2),
+        ([dead(1), dead(2, stoppedReason="Task failed ELB health checks")], 0),
+        ([dead(1), dead(2, containers=[{"name": "app", "exitCode": 2}])], 0),
+        ([dead(1), dead(2, startedBy="ecs-svc/0")], 0),  # of the deployment before
+        ([dead(1), dead(2, stopCode="UserInitiated")], 0),
+        (
+            [
+                dead(number, stoppedReason=f"Error: {ip}: i/o timeout, RequestID: {request}")
+                for number, ip, request in (
+                    (1, "10.0.0.1", "b42961b7-d408-5202-9088-0ccc58b4cd04"),
+                    (2, "10.0.7.12", "39047513-cd0a-54be-8e06-a7e66a33cc08"),
+                )
+            ],
+            2,
+        ),
+    ],
+)
+def test_a_failure_is_repeated_when_two_tasks_of_the_deployment_fail_alike(aws: Answers, tasks, failed):
+    shop.open_shop(aws)
+    aws["ecs", "ListTasks"] = {"taskArns": [task["taskArn"] for task in tasks]}
+    aws["ecs", "DescribeTasks"] = {"tasks": tasks}
+    witness = Witness(Service("shop", "shop"))
+    witness.look()
+    witness.look()
+    assert witness.repeated() == failed
+
+
+@pytest.mark.parametrize(("times", "failed"), [(1, 0), (2, 2)])
+def test_tasks_that_cannot_even_be_launched_are_repeated_by_their_events(aws: Answers, times, failed):
+    shop.open_shop(aws)
+    aws["ecs", "ListTasks"] = {"taskArns": []}
+    said = "service shop failed to launch a task with (error ECS was unable to assume the role 'x')."
+    record = shop.record()
+    record["events"] += [{"id": str(n), "createdAt": START, "message": said} for n in range(times)]
+    aws["ecs", "DescribeServices"] = {"services": [record]}
+    witness = Witness(Service("shop", "shop"))
+    witness.look()
+    assert witness.repeated() == failed
+
+
 @pytest.mark.parametrize("code", ["AccessDeniedException", "ClientException"])
 def test_a_refusal_is_not_taken_for_a_service_that_is_gone(aws: Answers, code):
     shop.open_shop(aws)

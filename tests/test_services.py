@@ -6,12 +6,14 @@ from types import SimpleNamespace
 import pandas
 import pytest
 
-from helpers import services
+from helpers import services, session
 from helpers.errors import ServiceNotSteady, TutorialError
 from helpers.services import Service, alarm_kind, service
 from tests import shop
 from tests.answers import Answers, aws
 from tests.story import START
+from tests.test_diagnose import Partly
+from tests.test_failures import refused
 
 __all__ = ["aws"]
 
@@ -185,6 +187,31 @@ def test_a_failed_deployment_is_told_at_once_with_its_reasons(aws: Answers):
     told = ["deployment has failed", "2 desired, 0 running", "Essential container", "Target.Timeout"]
     for words in (*told, "(exit code 1)", *shop.LAST_LINES):
         assert words in str(failed.value)
+
+
+def never_at_rest(aws: Answers) -> None:
+    """Two tasks that were started just now have ended in the same way."""
+    shop.open_shop(aws, states=("healthy", "initial"))
+    now = session.current().now() + timedelta(hours=1)
+    died = [
+        shop.stopped() | {"taskArn": shop.task(number)["taskArn"], "createdAt": now, "startedBy": "ecs-svc/1"}
+        for number in (20, 21)
+    ]
+    aws["ecs", "ListTasks"] = {"taskArns": [task["taskArn"] for task in died]}
+    aws["ecs", "DescribeTasks"] = {"tasks": died}
+    aws.answers = Partly(aws.answers, refused("AccessDenied"))
+
+
+def test_two_tasks_that_fail_alike_end_the_wait_with_the_diagnosis(aws: Answers):
+    never_at_rest(aws)
+    with pytest.raises(ServiceNotSteady, match=r"(?s)2 tasks have failed in the same way.*app-exits"):
+        Service("shop", "shop").until_steady()
+
+
+def test_it_waits_all_the_same_when_it_is_told_to(aws: Answers):
+    never_at_rest(aws)
+    with pytest.raises(ServiceNotSteady, match="not steady after 1 AWS minutes"):
+        Service("shop", "shop").until_steady(timeout=1, on_failure="wait")
 
 
 def test_waiting_has_an_end(aws: Answers):

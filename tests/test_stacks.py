@@ -10,6 +10,7 @@ from helpers.stacks import preview, table, wait_for
 from tests import shop
 from tests.answers import Answers, aws, does_not_exist
 from tests.story import START
+from tests.test_diagnose import Partly
 from tests.test_failures import refused
 
 __all__ = ["aws"]
@@ -175,6 +176,73 @@ def test_who_looks_only_after_the_rollback_is_told_why_there_is_no_more_to_see(a
         wait_for("shop")
 
 
+DEPLOYMENT = "ecs-svc/1"  # of tests/shop.py
+
+
+def failing_deployment(aws: Answers, tasks: int = 2, verb: str = "UPDATE") -> None:
+    """A stack whose service is being deployed, and so many of its tasks have ended in the same way."""
+    shop.open_shop(aws)
+    died = [
+        shop.stopped() | {"taskArn": shop.task(number)["taskArn"], "startedBy": DEPLOYMENT}
+        for number in range(20, 20 + tasks)
+    ]
+    aws["ecs", "ListTasks"] = {"taskArns": [task["taskArn"] for task in died]}
+    aws["ecs", "DescribeTasks"] = {"tasks": died}
+    begun = [
+        event(0, "shop", f"{verb}_IN_PROGRESS", "User Initiated"),
+        event(1, "Service", f"{verb}_IN_PROGRESS", physical=f"{shop.ARN}:service/shop/shop"),
+    ]
+    answer(aws, begun, *[stack(f"{verb}_IN_PROGRESS")] * 5, stack(f"{verb}_ROLLBACK_COMPLETE"))
+    aws["cloudformation", "CancelUpdateStack"] = {}
+
+
+def test_the_second_task_that_fails_alike_ends_the_wait_with_the_diagnosis(aws: Answers):
+    failing_deployment(aws)
+    aws.answers = Partly(aws.answers, refused("AccessDenied"))
+    with pytest.raises(StackFailed) as failed:
+        wait_for("shop")
+    told = str(failed.value)
+    assert told.startswith("The stack shop will not succeed: 2 tasks have failed in the same way.")
+    assert "Probable cause: app-exits" in told
+    assert "Error: no DATABASE_URL" in told
+    assert 'cancel_update_stack(StackName="shop")' in told
+    assert "CancelUpdateStack" not in {call[1] for call in aws.calls}, "it is only told how"
+
+
+def test_one_task_that_fails_ends_no_wait(aws: Answers):
+    failing_deployment(aws, tasks=1)
+    with pytest.raises(StackFailed, match="UPDATE_ROLLBACK_COMPLETE"):
+        wait_for("shop")
+
+
+def test_an_update_is_cancelled_only_when_that_is_asked_for(aws: Answers):
+    failing_deployment(aws)
+    aws.answers = Partly(aws.answers, refused("AccessDenied"))
+    with pytest.raises(StackFailed, match="The update is cancelled"):
+        wait_for("shop", on_failure="cancel")
+    assert [call[2] for call in aws.calls if call[1] == "CancelUpdateStack"] == [{"StackName": "shop"}]
+
+
+def test_what_is_being_made_cannot_be_cancelled(aws: Answers):
+    failing_deployment(aws, verb="CREATE")
+    aws.answers = Partly(aws.answers, refused("AccessDenied"))
+    with pytest.raises(StackFailed, match=r"delete_stack\(StackName=\"shop\"\)"):
+        wait_for("shop", on_failure="cancel")
+    assert "CancelUpdateStack" not in {call[1] for call in aws.calls}
+
+
+def test_a_stack_may_be_followed_to_its_end_all_the_same(aws: Answers):
+    failing_deployment(aws)
+    aws.answers = Partly(aws.answers, refused("AccessDenied"))
+    with pytest.raises(StackFailed, match=r"(?s)is UPDATE_ROLLBACK_COMPLETE.*probable cause: app-exits"):
+        wait_for("shop", on_failure="wait")
+
+
+def test_what_to_do_on_a_failure_is_one_of_three():
+    with pytest.raises(TutorialError, match="raise, cancel, wait"):
+        wait_for("shop", on_failure="ignore")
+
+
 def test_an_app_may_take_its_real_time_however_fast_awss_passes(aws: Answers, monkeypatch):
     asked: list[float] = []
     monkeypatch.setattr("helpers.stacks.polls", lambda minutes: asked.append(minutes) or iter([None]))
@@ -191,6 +259,14 @@ def test_a_failed_create_says_to_delete_what_is_left(aws: Answers):
     ]
     answer(aws, events, stack("ROLLBACK_COMPLETE"))
     with pytest.raises(StackFailed, match=r"(?s)Cluster.*no\..*delete_stack"):
+        wait_for("shop")
+
+
+def test_a_failure_that_its_event_explains_is_explained(aws: Answers):
+    said = "The target group with targetGroupArn x does not have an associated load balancer."
+    events = [event(0, "shop", "CREATE_IN_PROGRESS"), event(1, "Service", "CREATE_FAILED", said)]
+    answer(aws, events, stack("ROLLBACK_COMPLETE"))
+    with pytest.raises(StackFailed, match=r"probable cause: target-group-unattached: .*listener"):
         wait_for("shop")
 
 

@@ -1,0 +1,217 @@
+"""`diagnose`: why a service does not do what it should, by what AWS's API shows: cause, evidence, fix.
+
+It reads AWS's API and nothing else, so that it says the same on AWS as here. The rules are in `helpers.diagnosis`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from helpers.diagnosis.evidence import gather
+from helpers.diagnosis.facts import Evidence
+from helpers.diagnosis.finding import LIKELY, POSSIBLE, Finding
+from helpers.diagnosis.reader import ASKED, Reader, items
+from helpers.diagnosis.table import RULES, examine
+from helpers.display import wrap
+from helpers.errors import TutorialError
+
+MOST_LESS_LIKELY = 4
+MOST_UNREAD = 6
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """`causes`: the most probable first. `checked`: the answers that were read; `unread`: those that were not, and why.
+
+    `about`: what was looked at, and how it stands.
+    """
+
+    about: str
+    causes: tuple[Finding, ...] = ()
+    checked: tuple[str, ...] = ()
+    unread: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the service was read, and nothing is wrong with it."""
+        return "service" in self.checked and not self.causes
+
+    @property
+    def cause(self) -> Finding | None:
+        """The most probable one."""
+        return self.causes[0] if self.causes else None
+
+    @property
+    def status(self) -> int:
+        """For the command line: 0 nothing wrong, 1 causes found, 2 too little could be read."""
+        return 1 if self.causes else 0 if self.healthy else 2
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    __repr__ = __str__
+
+    def _lines(self) -> Iterator[str]:
+        if self.healthy:
+            yield wrap(f"Nothing wrong. {self.about}")
+            told = ", ".join(name.replace("_", " ") for name in self.checked)
+            yield wrap(f"Checked with {len(RULES)} rules: {told}.")
+        elif not self.causes:
+            yield wrap(f"Too little could be read to say anything. {self.about}")
+        else:
+            yield wrap(self.about)
+        probable = [finding for finding in self.causes if finding.probable] or list(self.causes[:1])
+        for number, finding in enumerate(probable, 1):
+            yield ""
+            title = "Probable cause" if finding.weight >= LIKELY else "Most likely, but not certain"
+            yield f"{title if number == 1 else 'And'}: {_named(finding)}"
+            yield from _told(finding)
+        others = [finding for finding in self.causes if finding not in probable][:MOST_LESS_LIKELY]
+        if others:
+            yield "\nLess likely"
+        for finding in others:
+            yield wrap(f"- {_named(finding)}: {finding.cause}")
+            if finding.decide:
+                yield _decide("to decide", finding.decide)
+        if self.unread:
+            yield "\nNot read"
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.unread.items():
+            reasons.setdefault(reason, []).append(_asked(name))
+        for reason, names in list(reasons.items())[:MOST_UNREAD]:
+            yield wrap(f"- {', '.join(names)}: {reason}")
+
+
+def _told(finding: Finding) -> Iterator[str]:
+    yield wrap(f"  {finding.cause}")
+    if finding.evidence:
+        yield "  Evidence"
+        yield from (wrap(f"  - {line}", "    ") for line in finding.evidence)
+    if finding.fix:
+        yield "  Fix"
+        yield _code(finding.fix, "    ")
+    if finding.decide and not finding.probable:
+        yield _decide("To decide", finding.decide)
+
+
+def _named(finding: Finding) -> str:
+    return f"{finding.rule} ({RULES[finding.rule].layer})" if finding.rule in RULES else "not known here"
+
+
+def _decide(title: str, call: str) -> str:
+    if call.startswith("boto3."):
+        return _code(f"{title}: {call}", "  ")
+    return wrap(f"  {title}: {call}", "    ")
+
+
+def _code(text: str, indent: str) -> str:
+    """Not wrapped: it is to be copied."""
+    return "\n".join(f"{indent}{line}" for line in text.splitlines())
+
+
+def _asked(name: str) -> str:
+    return ASKED.get(name, name)
+
+
+def diagnose(
+    cluster: str | None = None,
+    service: str | None = None,
+    stack: str | None = None,
+    *,
+    now: datetime | None = None,
+    region: str | None = None,
+) -> Diagnosis:
+    """What is wrong with a service, and with the stack that makes it; of the only service that there is unless told.
+
+    Asks AWS's API through boto3, where `connect` leads, and changes nothing. `now`: AWS time, the connected lab's unless
+    told. TutorialError when there are several services and none is named.
+    """
+    if now is None or region is None:
+        when, where = _when_and_where()
+        now, region = now or when, region or where
+    unread: dict[str, str] = {}
+    if not (cluster and service):
+        cluster, service, unread = _only(cluster, service)
+    if not (cluster and service) and not stack:
+        return Diagnosis("There is no service to look at.", unread=unread)
+    evidence = gather(cluster or "", service or "", stack or service or "", now, region)
+    return judge(evidence)
+
+
+def judge(evidence: Evidence) -> Diagnosis:
+    """What the rules make of it."""
+    found = examine(evidence)
+    causes = [finding for finding in found if finding.weight >= POSSIBLE]
+    trouble = evidence.failed_tasks or evidence.unwell or evidence.stack_failures()
+    if causes or trouble:
+        causes = causes or [_unknown(evidence)]
+        causes += [finding for finding in found if finding.weight < POSSIBLE]
+    checked = tuple(name for name in ASKED if evidence.has(name))
+    return Diagnosis(_about(evidence), tuple(causes), checked, dict(evidence.unread))
+
+
+def _unknown(e: Evidence) -> Finding:
+    said = tuple(e.said(".", 4))
+    lines = tuple(
+        f"elbv2 describe_target_health: {(h.get('TargetHealth') or {}).get('State')}, "
+        f"{(h.get('TargetHealth') or {}).get('Reason')}"
+        for h in e.unwell[:2]
+    )
+    return Finding("AWS reports trouble that no rule here knows.", POSSIBLE, said + lines)
+
+
+def _about(e: Evidence) -> str:
+    status = e.one("stack").get("StackStatus")
+    stack = f"; the stack {e.stack_name} is {status}" if status else ""
+    if not e.service:
+        return f"The service {e.service_name} in the cluster {e.cluster} was not read{stack}."
+    counts = [
+        f"{e.service.get('desiredCount', '?')} tasks desired, {e.service.get('runningCount', '?')} running"
+    ]
+    if e.has("target_health"):
+        states = [(h.get("TargetHealth") or {}).get("State") for h in e.many("target_health")]
+        counts.append(f"{states.count('healthy')} healthy")
+    rollout = e.primary.get("rolloutState")
+    rest = "" if e.at_rest else f"; not at rest, its deployment is {rollout}" if rollout else "; not at rest"
+    return f"The service {e.service_name} in {e.cluster}: {', '.join(counts)}{rest}{stack}."
+
+
+def _when_and_where() -> tuple[datetime, str]:
+    """AWS time and the region: of the lab that is connected, else of this machine."""
+    import boto3
+
+    from helpers import session
+
+    if lab := session.connected():
+        return lab.now(), lab.region
+    return datetime.now(UTC), boto3.session.Session().region_name or ""
+
+
+def _only(cluster: str | None, service: str | None) -> tuple[str | None, str | None, dict[str, str]]:
+    """The only service of the only cluster, or of the named one; and what could not be read."""
+    reader = Reader()
+    clusters = (
+        [cluster] if cluster else reader.read("clusters", lambda: _names("list_clusters", "clusterArns"))
+    )
+    found = []
+    for each in (clusters or [])[:10]:
+        names = reader.read(
+            "services",
+            lambda each=each: [
+                arn.rsplit("/", 1)[-1] for arn in items("ecs", "list_services", "serviceArns", cluster=each)
+            ],
+        )
+        found += [(each, name) for name in names or [] if service in (None, name)]
+    if len(found) == 1:
+        return *found[0], reader.unread
+    if found:
+        told = ", ".join(f"{name} in {each}" for each, name in found)
+        raise TutorialError("There are several services.", seen=told, next="Name one, with its cluster.")
+    unread = reader.unread or {"ecs list_clusters, list_services": "nothing is deployed in this region"}
+    return None, None, unread
+
+
+def _names(operation: str, key: str) -> list[str]:
+    return [arn.rsplit("/", 1)[-1] for arn in items("ecs", operation, key)]

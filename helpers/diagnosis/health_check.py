@@ -1,0 +1,194 @@
+"""Rules of the health check: the path, the port, and the time that a task is given."""
+
+from __future__ import annotations
+
+import re
+
+from helpers.diagnosis import fixes
+from helpers.diagnosis.facts import Evidence, short, words
+from helpers.diagnosis.finding import LIKELY, NOTED, POSSIBLE, PROVEN, SHOWN, Finding
+from helpers.diagnosis.network import security_group
+
+GROUP, SERVICE = "AWS::ElasticLoadBalancingV2::TargetGroup", "AWS::ECS::Service"
+CODES = r"failed with these codes: \[([\d, ]+)\]|ResponseCodeMismatch"
+HEALTH = r"health checks?|is unhealthy in|FailedHealthChecks|Target\.(Timeout|ResponseCodeMismatch)"
+SHORT = 60  # seconds of grace, or less, that an app which is slow to start may need more than (a guess)
+
+
+def health_check_path(e: Evidence) -> list[Finding]:
+    group = _group(e)
+    told = _mismatches(e)
+    codes = re.findall(r"\d{3}", " ".join(re.findall(r"codes: \[([\d, ]+)\]", " ".join(told))))
+    path = group.get("HealthCheckPath") or "its path"
+    wanted = (group.get("Matcher") or {}).get("HttpCode") or "200"
+    meant = _meant(e, "HealthCheckPath")
+    drifted = bool(meant and group.get("HealthCheckPath") and meant != group["HealthCheckPath"])
+    if not told and not (drifted and e.unwell):
+        return []
+    evidence = list(told)
+    if group:
+        evidence.append(f"elbv2 describe_target_groups: HealthCheckPath {path}, Matcher {wanted}")
+    if drifted:
+        evidence.append(f"cloudformation get_template, describe_stacks: HealthCheckPath {meant}")
+    fix = fixes.call(
+        "elbv2",
+        "modify_target_group",
+        TargetGroupArn=group.get("TargetGroupArn") or "<target group>",
+        HealthCheckPath=meant if drifted else "<a path that the app answers with 200>",
+    )
+    code = codes[0] if codes else "something else"
+    if drifted or code[0] in "43":
+        cause = f"The health check asks for {path}, to which the app answers {code} and not {wanted}."
+        return [
+            Finding(cause, PROVEN if told and (drifted or code == "404") else SHOWN, tuple(evidence), fix)
+        ]
+    if re.fullmatch(r"2\d\d", code):
+        fix = fixes.call(
+            "elbv2",
+            "modify_target_group",
+            TargetGroupArn=group.get("TargetGroupArn") or "<target group>",
+            Matcher={"HttpCode": "200-299"},
+        )
+        cause = f"The app answers {code} to the health check, and the target group accepts {wanted} only."
+        return [Finding(cause, SHOWN, tuple(evidence), fix)]
+    cause = (
+        f"The app answers {code} to the health check at {path}: the app is not well, or the path is wrong."
+    )
+    decide = f"the app's own log, and curl -i http://<task>:{e.port}{path} from within the network"
+    return [Finding(cause, LIKELY, tuple(evidence), fix, decide)]
+
+
+def health_check_port(e: Evidence) -> list[Finding]:
+    group, port = _group(e), e.port
+    checked = group.get("HealthCheckPort") or "traffic-port"
+    symptom = _symptom(e)
+    if port and checked not in ("traffic-port", str(port)):
+        evidence = [
+            *symptom,
+            f"elbv2 describe_target_groups: HealthCheckPort {checked}; the tasks are on port {port}",
+        ]
+        fix = fixes.call(
+            "elbv2",
+            "modify_target_group",
+            TargetGroupArn=group.get("TargetGroupArn") or "<target group>",
+            HealthCheckPort="traffic-port",
+        )
+        cause = f"The health check asks on port {checked}, while the app is on port {port}."
+        return [Finding(cause, PROVEN if symptom else SHOWN, tuple(evidence), fix)]
+    variables = {v.get("name"): v.get("value") for v in e.container.get("environment") or []}
+    own = variables.get("PORT")
+    if port and own and own.isdigit() and own != str(port):
+        evidence = [
+            *symptom,
+            f"ecs describe_task_definition, environment: PORT is {own}",
+            f"ecs describe_services, loadBalancers: containerPort {port}",
+        ]
+        cause = f"The app is told to listen on port {own}, and the load balancer asks on port {port}."
+        fix = fixes.diff(e, SERVICE, f"ContainerPort: {own}", removed="ContainerPort:")
+        return [Finding(cause, PROVEN if symptom else SHOWN, tuple(evidence), fix)]
+    refused = [line for line in symptom if re.search("FailedHealthChecks|Health checks failed\\W*$", line)]
+    if refused:
+        cause = (
+            f"Nothing answers on port {port}: the app listens on another port, or to its own machine only."
+        )
+        decide = (
+            "the app's log, which says where it listens; it has to be 0.0.0.0, and the port of portMappings"
+        )
+        return [Finding(cause, POSSIBLE, tuple(refused), "Have the app listen on 0.0.0.0 there.", decide)]
+    return []
+
+
+def grace_period(e: Evidence) -> list[Finding]:
+    """Tasks that are killed before they are up. Only where nothing else explains it is this more than possible."""
+    symptom = _symptom(e)
+    grace = e.service.get("healthCheckGracePeriodSeconds") or 0
+    meant = _meant_grace(e)
+    killed = [t for t in e.failed_tasks if re.search("health check", words(t), re.I)]
+    drifted = meant is not None and grace < meant
+    if not e.service or not e.service.get("loadBalancers") or not symptom or not (killed or drifted):
+        return []
+    group = _group(e)
+    judged = int(group.get("HealthCheckIntervalSeconds") or 30) * int(
+        group.get("UnhealthyThresholdCount") or 2
+    )
+    lives = [life for task in killed if (life := _life(task)) is not None]
+    evidence = [*symptom[:2], f"ecs describe_services: healthCheckGracePeriodSeconds {grace}"]
+    if drifted:
+        evidence.append(f"cloudformation get_template: HealthCheckGracePeriodSeconds {meant}")
+    if lives:
+        evidence.append(
+            f"ecs describe_tasks, task {short(killed[-1])}: stopped {lives[-1]:.0f} s after its start"
+        )
+    evidence += [
+        f"logs get_log_events, {log.get('group')}, task {log.get('task')}: {line.strip()}"
+        for log in e.logs[-1:]
+        for line in (log.get("lines") or [])[-1:]
+    ]
+    others = [f for f in security_group(e) + health_check_port(e) + health_check_path(e) if f.weight >= SHOWN]
+    young = not lives or min(lives) <= grace + 3 * judged
+    weight = PROVEN if drifted else LIKELY if young and not others else NOTED
+    if weight == LIKELY and grace > SHORT:
+        weight = POSSIBLE
+    wanted = max(meant or 0, 2 * grace, 120)
+    fix = fixes.call(
+        "ecs",
+        "update_service",
+        cluster=e.cluster,
+        service=e.service_name,
+        healthCheckGracePeriodSeconds=meant if drifted else wanted,
+    )
+    cause = (
+        f"The grace period of {grace} s is over before the app is up: its tasks are judged, and stopped, while they "
+        "start."
+    )
+    decide = "the app's log: how long from its first line until it listens"
+    return [Finding(cause, weight, tuple(evidence), fix, decide)]
+
+
+def _symptom(e: Evidence) -> list[str]:
+    lines = [
+        f"elbv2 describe_target_health, {(h.get('Target') or {}).get('Id')}: {h['TargetHealth'].get('State')}, "
+        f"{h['TargetHealth'].get('Reason')}"
+        for h in e.unwell
+        if h.get("TargetHealth")
+    ]
+    return lines[:1] + e.said(HEALTH, 2)
+
+
+def _mismatches(e: Evidence) -> list[str]:
+    lines = [
+        f"elbv2 describe_target_health, {(h.get('Target') or {}).get('Id')}: {h['TargetHealth'].get('Reason')}, "
+        f"{h['TargetHealth'].get('Description', '')}"
+        for h in e.unwell
+        if "ResponseCodeMismatch" in ((h.get("TargetHealth") or {}).get("Reason") or "")
+    ]
+    return lines[:1] + e.said(CODES, 2)
+
+
+def _group(e: Evidence) -> dict:
+    return next(iter(e.many("target_groups")), {})
+
+
+def _meant(e: Evidence, name: str) -> str:
+    """A property of the target group as the template and its parameters have it; "" when that is not plain text."""
+    line = fixes.in_template(e, GROUP, rf"^\s+{name}:")
+    value = line.partition(":")[2].strip().strip("'\"")
+    if value.startswith("!Ref "):
+        key = value.removeprefix("!Ref ").strip()
+        given = {
+            p.get("ParameterKey"): p.get("ParameterValue") for p in e.one("stack").get("Parameters") or []
+        }
+        return given.get(key) or ""
+    return "" if value.startswith("!") else value
+
+
+def _meant_grace(e: Evidence) -> int | None:
+    line = fixes.in_template(e, SERVICE, r"^\s+HealthCheckGracePeriodSeconds:")
+    value = line.partition(":")[2].strip().strip("'\"")
+    return int(value) if value.isdigit() else None
+
+
+def _life(task: dict) -> float | None:
+    """Seconds from a task's start to its stop."""
+    started, stopped = task.get("startedAt"), task.get("stoppingAt") or task.get("stoppedAt")
+    return (stopped - started).total_seconds() if started and stopped else None

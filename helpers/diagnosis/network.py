@@ -1,0 +1,257 @@
+"""Rules of the network: from the load balancer to the task, and from the task to ECR and CloudWatch Logs."""
+
+from __future__ import annotations
+
+import re
+
+from helpers.diagnosis import fixes
+from helpers.diagnosis.facts import Evidence
+from helpers.diagnosis.finding import NOTED, POSSIBLE, PROVEN, SHOWN, Finding
+from helpers.diagnosis.reach import HTTPS, admits, default_route, lets_out
+
+TIMEOUT = r"Target\.Timeout|Request timed out|health checks? timed out|connection timed out"
+NO_WAY = (
+    r"i/o timeout|context deadline exceeded|check your task network configuration|send request failed|"
+    r"request canceled while waiting for connection|Client\.Timeout exceeded|connection timed out|"
+    r"There is a connection issue between the task and|no such host"
+)
+STARTING = r"ResourceInitializationError|CannotPull\w*Error|unable to place a task|unable to pull"
+NEEDED = ("ecr.api", "ecr.dkr", "s3", "logs")
+
+
+def security_group(e: Evidence) -> list[Finding]:
+    """The path from the load balancer to the task's port."""
+    port, tasks, balancers = e.port, _groups_of_tasks(e), _groups_of_balancers(e)
+    timeouts = _timeouts(e)
+    if not port or not tasks or not balancers:
+        return [_unsure(e, timeouts, "the security groups were not read")] if timeouts else []
+    sources = [group.get("GroupId", "") for group in balancers]
+    ranges = [s["CidrBlock"] for s in e.many("balancer_subnets") if s.get("CidrBlock")]
+    inward = admits(tasks, port, sources=sources, ranges=ranges)
+    outward = any(
+        lets_out(balancers, port, target) is not False
+        for target in [group.get("GroupId", "") for group in tasks] + ranges
+    )
+    weight = PROVEN if timeouts else SHOWN
+    if inward is False:
+        own, other = tasks[0].get("GroupId", ""), sources[0]
+        names = ", ".join(group.get("GroupId", "") for group in tasks)
+        evidence = [
+            *timeouts,
+            f"ec2 describe_security_groups, {names} (the tasks'): {_told(tasks, 'IpPermissions')}",
+            f"elbv2 describe_load_balancers: the load balancer is in {', '.join(sources)}, and asks on port {port}",
+        ]
+        if not e.network.get("securityGroups"):
+            return [_default_group(e, weight, evidence, own, other, port)]
+        cause = f"The tasks' security group {own} lets nothing in from the load balancer's {other} on port {port}."
+        fix = fixes.call(
+            "ec2",
+            "authorize_security_group_ingress",
+            GroupId=own,
+            IpPermissions=[
+                {
+                    "IpProtocol": "tcp",
+                    "FromPort": port,
+                    "ToPort": port,
+                    "UserIdGroupPairs": [{"GroupId": other}],
+                }
+            ],
+        )
+        return [Finding(cause, weight, tuple(evidence), fix)]
+    if not outward:
+        own = sources[0]
+        evidence = [
+            *timeouts,
+            f"ec2 describe_security_groups, {own} (the load balancer's): {_told(balancers, 'IpPermissionsEgress')}",
+        ]
+        cause = f"The load balancer's security group {own} lets nothing out to the tasks on port {port}."
+        fix = fixes.call(
+            "ec2",
+            "authorize_security_group_egress",
+            GroupId=own,
+            IpPermissions=[
+                {
+                    "IpProtocol": "tcp",
+                    "FromPort": port,
+                    "ToPort": port,
+                    "UserIdGroupPairs": [{"GroupId": tasks[0].get("GroupId", "")}],
+                }
+            ],
+        )
+        return [Finding(cause, weight, tuple(evidence), fix)]
+    if timeouts:
+        why = "a rule names a prefix list" if inward is None else "the security groups are open"
+        return [_unsure(e, timeouts, why)]
+    return []
+
+
+def _default_group(e: Evidence, weight: int, evidence: list[str], own: str, other: str, port: int) -> Finding:
+    """The service names no group, and so its tasks are in one that lets its own members in and nobody else."""
+    evidence = [*evidence, "ecs describe_services, networkConfiguration: it names no security group"]
+    balancer = fixes.logical_id(e, "AWS::EC2::SecurityGroup", other)
+    fix = (
+        "+++ template\n@@ Resources @@\n+  TaskSecurityGroup:\n+    Type: AWS::EC2::SecurityGroup\n"
+        "+    Properties:\n+      GroupDescription: The tasks, open to the load balancer only\n"
+        "+      VpcId: !Ref VpcId\n+      SecurityGroupIngress:\n"
+        f"+        - {{IpProtocol: tcp, FromPort: {port}, ToPort: {port}, SourceSecurityGroupId: !Ref {balancer}}}\n"
+        + fixes.diff(
+            e, "AWS::ECS::Service", "SecurityGroups: [!Ref TaskSecurityGroup]", after="AwsvpcConfiguration:"
+        )
+    )
+    cause = (
+        f"The service names no security group, so that the VPC's default group {own} applies: it lets nothing in from "
+        f"the load balancer's {other}."
+    )
+    return Finding(cause, weight, tuple(evidence), fix)
+
+
+def _unsure(e: Evidence, timeouts: list[str], why: str) -> Finding:
+    health = (e.unwell or e.many("target_health") or [{}])[0].get("Target") or {}
+    decide = (
+        fixes.call("ec2", "describe_network_acls") + f"  # of the subnet of {health.get('Id', 'the task')}"
+    )
+    cause = f"Something between the load balancer and the tasks swallows what is sent ({why})."
+    weight = POSSIBLE if "not read" in why or "prefix" in why else NOTED
+    return Finding(cause, weight, tuple(timeouts), "Open the way that the call shows to be closed.", decide)
+
+
+def _timeouts(e: Evidence) -> list[str]:
+    lines = [
+        f"elbv2 describe_target_health, {(h.get('Target') or {}).get('Id')}:{(h.get('Target') or {}).get('Port')}: "
+        f"{h['TargetHealth'].get('State')}, {h['TargetHealth'].get('Reason')}"
+        for h in e.unwell
+        if "Timeout" in ((h.get("TargetHealth") or {}).get("Reason") or "")
+    ]
+    return [*lines[:1], *e.said(TIMEOUT, 2)]
+
+
+def _groups_of_tasks(e: Evidence) -> list[dict]:
+    ids = e.network.get("securityGroups") or []
+    found = [g for g in e.many("security_groups") if g.get("GroupId") in ids]
+    if ids or not e.service:
+        return found if len(found) == len(ids) else []
+    return [
+        g for g in e.many("security_groups") if g.get("GroupName") == "default"
+    ]  # a VPC's default group applies
+
+
+def _groups_of_balancers(e: Evidence) -> list[dict]:
+    ids = [group for b in e.many("load_balancers") for group in b.get("SecurityGroups") or []]
+    found = [g for g in e.many("security_groups") if g.get("GroupId") in ids]
+    return found if len(found) == len(set(ids)) else []
+
+
+def _told(groups: list[dict], side: str) -> str:
+    rules = []
+    for group in groups:
+        for p in group.get(side) or []:
+            ports = (
+                "all"
+                if p.get("IpProtocol") == "-1"
+                else f"{p.get('IpProtocol')} {p.get('FromPort')}-{p.get('ToPort')}"
+            )
+            whom = [pair.get("GroupId", "") for pair in p.get("UserIdGroupPairs") or []]
+            whom += [entry.get("CidrIp", "") for entry in p.get("IpRanges") or []]
+            rules.append(
+                f"{ports} {'from' if side == 'IpPermissions' else 'to'} {', '.join(whom) or 'nobody'}"
+            )
+    return "; ".join(rules) or "no rule"
+
+
+def no_way_out(e: Evidence) -> list[Finding]:
+    """From the task's subnet to ECR, S3 and CloudWatch Logs."""
+    said = [line for line in e.said(NO_WAY) if re.search(STARTING, line, re.I)]
+    closed = [(subnet, why) for subnet in e.network.get("subnets") or [] if (why := _closed(e, subnet))]
+    groups = _groups_of_tasks(e)
+    shut = bool(groups) and lets_out(groups, HTTPS) is False
+    if shut:
+        own = groups[0].get("GroupId", "")
+        evidence = (*said, f"ec2 describe_security_groups, {own}: {_told(groups, 'IpPermissionsEgress')}")
+        fix = fixes.call(
+            "ec2",
+            "authorize_security_group_egress",
+            GroupId=own,
+            IpPermissions=[
+                {
+                    "IpProtocol": "tcp",
+                    "FromPort": HTTPS,
+                    "ToPort": HTTPS,
+                    "IpRanges": [{"CidrIp": "0.0.0.0/0"}],
+                }
+            ],
+        )
+        cause = f"The tasks' security group {own} lets nothing out on port {HTTPS}: no way to ECR or CloudWatch Logs."
+        return [Finding(cause, PROVEN if said else SHOWN, evidence, fix)]
+    if not closed and not said:
+        return []
+    evidence, public = list(said), e.network.get("assignPublicIp", "DISABLED")
+    for why in dict.fromkeys(why for _, why in closed):
+        subnets = ", ".join(subnet for subnet, each in closed if each == why)
+        evidence.append(f"ec2 describe_route_tables, describe_vpc_endpoints, {subnets}: {why}")
+    evidence.append(f"ecs describe_services, networkConfiguration: assignPublicIp {public}")
+    cause = "The tasks have no way out to ECR and CloudWatch Logs: "
+    if closed and "internet gateway" in closed[0][1]:
+        cause += "the way leads through an internet gateway, and they have no public address"
+    else:
+        cause += closed[0][1] if closed else "AWS says that nothing answered"
+    weight = PROVEN if said and closed else SHOWN
+    if said and not closed and e.network.get("subnets") and e.has("route_tables"):
+        weight = POSSIBLE if e.at_rest else SHOWN
+    return [Finding(f"{cause}.", weight, tuple(evidence), _way(e, closed), _decide(e))]
+
+
+def _closed(e: Evidence, subnet: str) -> str:
+    """Why a task in this subnet has no way out; "" when it has one, or when that is not certain."""
+    route = default_route(e.many("route_tables"), subnet) if e.has("route_tables") else None
+    if route is None or (route and not route.startswith("igw-")):
+        return ""
+    if route and e.network.get("assignPublicIp") == "ENABLED":
+        return ""
+    if not e.has("endpoints"):
+        return ""
+    names = {(endpoint.get("ServiceName") or "").split(".", 3)[-1] for endpoint in e.many("endpoints")}
+    lacking = [name for name in NEEDED if name not in names]
+    if not lacking:
+        return ""
+    if route:
+        return (
+            "the default route leads to an internet gateway, which serves public addresses only; there is no "
+            f"endpoint for {', '.join(lacking)}"
+        )
+    return f"there is no default route, and no endpoint for {', '.join(lacking)}"
+
+
+def _way(e: Evidence, closed: list[tuple[str, str]]) -> str:
+    network = dict(e.network) | {"assignPublicIp": "ENABLED"}
+    public = fixes.call(
+        "ecs",
+        "update_service",
+        cluster=e.cluster,
+        service=e.service_name,
+        networkConfiguration={"awsvpcConfiguration": network},
+    )
+    if closed and "no default route" in closed[0][1]:
+        tables = [t.get("RouteTableId", "") for t in e.many("route_tables")]
+        route = fixes.call(
+            "ec2",
+            "create_route",
+            RouteTableId=(tables or ["<route table>"])[0],
+            DestinationCidrBlock="0.0.0.0/0",
+            GatewayId="<internet or NAT gateway>",
+        )
+        return f"{route}\nor interface endpoints for ecr.api, ecr.dkr and logs, and a gateway endpoint for s3"
+    kind = "AWS::ECS::Service"
+    if fixes.in_template(e, kind, "AssignPublicIp: *.?ENABLED"):
+        return public
+    if fixes.in_template(e, kind, "AssignPublicIp"):
+        return f"{public}\n" + fixes.diff(e, kind, "AssignPublicIp: ENABLED", removed="AssignPublicIp:")
+    return f"{public}\n" + fixes.diff(e, kind, "AssignPublicIp: ENABLED", after="AwsvpcConfiguration:")
+
+
+def _decide(e: Evidence) -> str:
+    subnets = e.network.get("subnets") or ["<subnet>"]
+    return fixes.call(
+        "ec2",
+        "describe_route_tables",
+        Filters=[{"Name": "association.subnet-id", "Values": subnets[:1]}],
+    )

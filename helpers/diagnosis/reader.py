@@ -1,0 +1,89 @@
+"""`Reader`: asks AWS for one thing after the other, and notes what could not be read, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+
+from helpers.errors import TutorialError
+from helpers.services import client
+
+# Every name of an answer, and the call that it comes from.
+ASKED = {
+    "stack": "cloudformation describe_stacks",
+    "stack_events": "cloudformation describe_stack_events",
+    "stack_resources": "cloudformation describe_stack_resources",
+    "template": "cloudformation get_template",
+    "service": "ecs describe_services",
+    "running": "ecs list_tasks, describe_tasks (RUNNING)",
+    "stopped": "ecs list_tasks, describe_tasks (STOPPED)",
+    "task_definition": "ecs describe_task_definition",
+    "target_groups": "elbv2 describe_target_groups",
+    "target_health": "elbv2 describe_target_health",
+    "load_balancers": "elbv2 describe_load_balancers",
+    "balancer_attributes": "elbv2 describe_load_balancer_attributes",
+    "listeners": "elbv2 describe_listeners",
+    "security_groups": "ec2 describe_security_groups",
+    "subnets": "ec2 describe_subnets",
+    "balancer_subnets": "ec2 describe_subnets (the load balancer's)",
+    "route_tables": "ec2 describe_route_tables",
+    "endpoints": "ec2 describe_vpc_endpoints",
+    "execution_role": "iam get_role",
+    "execution_policies": "iam list_role_policies, list_attached_role_policies",
+    "log_groups": "logs describe_log_groups",
+    "image": "ecr describe_images",
+    "image_platforms": "ecr batch_get_image",
+    "scalable_targets": "application-autoscaling describe_scalable_targets",
+    "policies": "application-autoscaling describe_scaling_policies",
+    "activities": "application-autoscaling describe_scaling_activities",
+    "alarms": "cloudwatch describe_alarms",
+    "alarm_history": "cloudwatch describe_alarm_history",
+    "metrics": "cloudwatch get_metric_data",
+    "logs": "logs get_log_events",
+}
+MOST = 200  # items of one answer, however many pages
+
+
+class Reader:
+    """Asks, and notes what could not be read. Once AWS cannot be reached at all nothing more is asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Any] = {}
+        self.unread: dict[str, str] = {}
+        self.lost = ""
+
+    def read(self, name: str, ask: Callable[[], Any]) -> Any:
+        """The answer, kept under this name; None, and the reason noted, when there is none."""
+        if self.lost:
+            self.unread[name] = self.lost
+            return None
+        try:
+            self.answers[name] = ask()
+        except ClientError as error:
+            told = error.response.get("Error", {})
+            self.unread[name] = f"{told.get('Code', 'Error')}: {told.get('Message', '')}".rstrip(": ")
+        except TutorialError as error:
+            self.lost = self.unread[name] = error.what
+        except ParamValidationError as error:
+            self.unread[name] = f"{type(error).__name__}: {error}"
+        except BotoCoreError as error:  # no credentials, no connection: it would be the same for each call
+            self.lost = self.unread[name] = f"{type(error).__name__}: {error}"
+        return self.answers.get(name)
+
+
+def items(name: str, operation: str, key: str, most: int = MOST, **parameters: Any) -> list[dict]:
+    pages = client(name).get_paginator(operation).paginate(**parameters, PaginationConfig={"MaxItems": most})
+    return [item for page in pages for item in page.get(key) or []]
+
+
+def or_missing(ask: Callable[[], dict], *codes: str) -> dict:
+    """That something is not there is an answer, too: {"missing": why}."""
+    try:
+        return ask()
+    except ClientError as error:
+        told = error.response["Error"]
+        if told["Code"] not in codes:
+            raise
+        return {"missing": f"{told['Code']}: {told.get('Message', '')}"}
