@@ -170,7 +170,8 @@ class Lab:
                     or f"AWS time is {self.now():%Y-%m-%d %H:%M} UTC and passes {self.speed:g} times as fast as yours.",
                     f"Real: the app's {tasks}, every request, the CPU used, the latency.",
                     *self._why_not_containers(),
-                    "Modelled: how AWS decides and how long it takes. Recorded only: IAM, VPC.",
+                    "Modelled: how AWS decides and how long it takes. What your tasks may do and reach",
+                    "  is evaluated; what you may do is not asked.",
                     str(costs.of_lab(self.name)).replace(". ", ".\n"),
                 )
             )
