@@ -1,4 +1,4 @@
-"""Executes notebooks: all of them for `make run`, or some, in a private sandbox; leaves runs/latest/ behind.
+"""Executes notebooks: the journey's for `make run`, or some, labs too, in a private sandbox; leaves runs/latest/ behind.
 
 Each kernel is of this very Python and reads none of the user's Jupyter or IPython settings.
 """
@@ -29,6 +29,7 @@ from nbformat import NotebookNode
 
 from helpers import checks, install, session
 from helpers.errors import TutorialError
+from helpers.notebooks import LABS, journey, label, labs
 
 ROOT = install.ROOT
 NOTEBOOKS = ROOT / "notebooks"
@@ -148,8 +149,9 @@ def _descendants(kind: type) -> Iterator[type]:
 
 
 def select(names: Sequence[str], notebooks: Path) -> list[Path]:
-    """The notebooks that are meant, in order: by number ("07", or 7), by name or by path; all when none is named."""
-    everything = sorted(notebooks.glob("[0-9][0-9]-*.ipynb"))
+    """The notebooks that are meant, in order: by number ("07", or 7), by name or by path; the journey's when none is
+    named."""
+    everything = journey(notebooks) + labs(notebooks)
     if not everything:
         raise TutorialError("There are no notebooks.", seen=str(notebooks))
     chosen = set()
@@ -158,13 +160,13 @@ def select(names: Sequence[str], notebooks: Path) -> list[Path]:
         found = [
             path
             for path in everything
-            if number == path.name[:2] or name in (path.stem, path.name) or _same(path, name)
+            if number == label(path) or name in (path.stem, path.name) or _same(path, name)
         ]
         if not found:
             there = ", ".join(path.stem for path in everything)
             raise TutorialError(f"There is no notebook {name}.", next=f"Name one of: {there}.")
         chosen.update(found)
-    return [path for path in everything if path in chosen] if names else everything
+    return [path for path in everything if path in chosen] if names else journey(notebooks)
 
 
 def _same(path: Path, name: str) -> bool:
@@ -215,9 +217,12 @@ def run(
 ) -> int:
     """Execute notebooks in order until one fails; the exit status. TutorialError when it cannot even begin."""
     parameters = dict(parameters or {})
-    if write and (names or parameters):
-        raise TutorialError("--write takes the outputs of all notebooks, from one run, as they stand.")
     chosen = select(names, notebooks)
+    if write and (parameters or (names and chosen not in [[lab] for lab in labs(notebooks)])):
+        raise TutorialError(
+            "--write takes the outputs of all notebooks, from one run, as they stand.",
+            next="Name none, for the journey's; or one lab, which has a run of its own.",
+        )
     unknown = set(parameters) - set().union(*(parameters_of(read(path)) for path in chosen))
     if unknown:
         raise TutorialError(
@@ -274,7 +279,8 @@ def run(
 def _run_one(outcome: Outcome, folder: Path, parameters: dict[str, Any], say: Callable[[str], None]) -> None:
     pristine = read(outcome.notebook)
     known = {name: value for name, value in parameters.items() if name in parameters_of(pristine)}
-    say(f"{outcome.notebook.name[:2]}  {title(pristine) or outcome.notebook.stem:<52.52} ")
+    number = "lab" if outcome.notebook.parent.name == LABS else label(outcome.notebook)
+    say(f"{number}  {title(pristine) or outcome.notebook.stem:<52.52} ")
     began = time.monotonic()
     output = folder / outcome.notebook.name
     try:

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from helpers import blocks
 from helpers.display import box, table
 from helpers.errors import TutorialError
 
@@ -24,8 +25,8 @@ CONTEXT = 2  # lines around each change in a diff
 
 
 def template(step: str) -> Template:
-    """The template that belongs to a notebook, by its number: "06", "07" or "08"."""
-    files = _files()
+    """The template that belongs to a notebook, by its number: "06", "07" or "08"; or a lab's, by its name."""
+    files = _files() | {path.stem: path for path in sorted(TEMPLATES.glob("labs/*.yaml"))}
     path = files.get(str(step).zfill(2))
     if path is None:
         raise TutorialError(
@@ -97,6 +98,31 @@ class Template:
             else {"ParameterKey": name, "UsePreviousValue": True}
             for name in self.asks_for
         ]
+
+    def parameters_of(self, known: dict[str, str]) -> list[dict[str, Any]]:
+        """What `Parameters` takes, of the values `known` those that this template asks for; all when it is no YAML."""
+        try:
+            asked = [name for name in self.asks_for if name in known]
+        except TutorialError:
+            asked = list(known)
+        return [{"ParameterKey": name, "ParameterValue": known[name]} for name in asked]
+
+    def mended(self, old: str, new: str) -> Template:
+        """This template with the text `old`, which stands in it once, replaced by `new`."""
+        if (times := self.body.count(old)) != 1:
+            raise TutorialError(
+                f"{self.name}.yaml has to have this text once, to be mended there.",
+                seen=f"{times} times: {old.strip()}",
+                next="Copy it from the template; more of it if it stands there more than once.",
+            )
+        return Template(self.name, self.body.replace(old, new))
+
+    def taking(self, *names: str, of: str = "08") -> Template:
+        """This template with these parameters and resources as another one has them, each in that one's place."""
+        body, source = self.body, template(of).body
+        for name in names:
+            body = blocks.put(body, source, name)
+        return Template(self.name, body)
 
     def change_type(self, stack_name: str) -> str:
         """`ChangeSetType` for this stack: "CREATE" as long as there is none, else "UPDATE"."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from helpers.errors import TutorialError
 from helpers.install import ROOT
+from helpers.notebooks import journey, label, labs
 
 WORK = ROOT / "work"
 NOTEBOOKS = ROOT / "notebooks"
@@ -44,21 +45,22 @@ def prepare(work: Path = WORK, notebooks: Path = NOTEBOOKS) -> list[str]:
     """Make the copies that are missing, renew those that nobody changed; a line for each that a learner should know of."""
     work.mkdir(parents=True, exist_ok=True)
     note, said, new = _read_note(work), [], 0
-    for original in sorted(notebooks.glob("[0-9][0-9]-*.ipynb")):
-        copy, fresh = work / original.name, without_outputs(original)
+    for original in journey(notebooks) + labs(notebooks):
+        name = original.relative_to(notebooks).as_posix()
+        copy, fresh = work / name, without_outputs(original)
         wanted = _hash(fresh)
         if not copy.exists():
             new += 1
             _write(copy, fresh)
-            note[copy.name] = wanted
-        elif (there := _hash(_read(copy))) in (wanted, note.get(copy.name, wanted)):
+            note[name] = wanted
+        elif (there := _hash(_read(copy))) in (wanted, note.get(name, wanted)):
             if there != wanted:
                 said += _renew(copy, fresh)
-            note[copy.name] = wanted
-        elif note.setdefault(copy.name, wanted) != wanted:
+            note[name] = wanted
+        elif note.setdefault(name, wanted) != wanted:
             said.append(
                 f"{_short(copy)} is left as you have it; the original has changed since. For a new copy: "
-                f"python3 -m helpers reset {copy.name[:2]}"
+                f"python3 -m helpers reset {label(copy)}"
             )
     _copy_images(notebooks, work)
     _write(work / ".made.json", note)
@@ -75,13 +77,14 @@ def reset(names: Sequence[str], work: Path = WORK, notebooks: Path = NOTEBOOKS) 
     work.mkdir(parents=True, exist_ok=True)
     note, said = _read_note(work), []
     for original in run.select(names, notebooks):
-        copy, fresh = work / original.name, without_outputs(original)
+        name = original.relative_to(notebooks).as_posix()
+        copy, fresh = work / name, without_outputs(original)
         if copy.exists() and _read(copy) == fresh:
             said.append(f"{_short(copy)} is as it was made")
             continue
         kept = f"; what you had is {_keep(copy).name}" if copy.exists() else ""
         _write(copy, fresh)
-        note[copy.name] = _hash(fresh)
+        note[name] = _hash(fresh)
         said.append(f"{_short(copy)} is new{kept}")
     _copy_images(notebooks, work)
     _write(work / ".made.json", note)
@@ -150,6 +153,7 @@ def _copy_images(notebooks: Path, work: Path) -> None:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     """Whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(path)

@@ -9,7 +9,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from helpers import run
+from helpers import notebooks, run
+from helpers.notebooks import label
 from tests import committed_outputs
 from tests.committed_outputs import IGNORED, SANITIZING
 
@@ -68,6 +69,8 @@ def shown(**data: str) -> nbformat.NotebookNode:
         (BUILT, " 1/3 FROM node:24\n 2/3 RUN npm ci  2.5 s\n 3/3 COPY . .\nimage shop:f" + "0" * 11 + ", 9 MB in 7 layers\n"),
         ("a1b2c3d4e5f6: pushed (39,936 bytes)\n0a1b2c3d4e5f: already there\nOnce more:\n", "a1b2c3d4e5f6: already there\nOnce more:\n"),
         (STACK, STACK.replace("    60 s", "     5 s")),
+        (STACK.replace("COMPLETE", "FAILED"), STACK.replace("COMPLETE", "FAILED").replace("    60 s", "     5 s")),
+        ("RequestID: fe4c958b-e56c-5853-8452-b97644db0164, x", "RequestID: 9604e965-fdb5-559a-88c3-f1456ee205df, x"),
         (LOADED, "1,277 requests in 6 AWS minutes, none failed; 1.0 served a second; p50 5 ms, p95 1,945 ms"),
         ("0 of 144 failed, exit code 0", "0 of 99 failed, exit code 0"),
         ("35 against 101 requests per second, p95 1057 against 13 ms", "9 against 8 requests per second, p95 7 against 6 ms"),
@@ -163,7 +166,10 @@ def test_a_notebook_is_compared_only_under_the_runtime_of_its_metadata(tmp_path)
     assert "ran as None" in committed_outputs.other_runtime(path, "process")
 
 
-@pytest.mark.parametrize("path", run.select([], run.NOTEBOOKS), ids=lambda path: path.stem[:2])
+REAL = notebooks.journey(run.NOTEBOOKS) + notebooks.labs(run.NOTEBOOKS)
+
+
+@pytest.mark.parametrize("path", REAL, ids=label)
 def test_any_changed_line_of_a_real_notebook_is_found(path, request, tmp_path):
     """A word more in each cell that is compared: each is told. Of a notebook as it stands none is."""
     session = request.session

@@ -1,75 +1,140 @@
-"""A task killed in a real sandbox: everything after it is the normal course of things."""
+"""Every fault on a real service: what shows, in AWS's words; what the doctor says first; and that `mend` mends it.
+
+One sandbox for all, one fault after the other. The matrix of faults and rules is printed at the end, and written to the
+file that FAULT_MATRIX names.
+"""
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
-import psutil
 import pytest
-from botocore.exceptions import ClientError
 
-from helpers import sandbox, session
+from helpers import session
+from helpers.diagnosis.finding import LIKELY
+from helpers.diagnosis.table import RULES
 from helpers.errors import TutorialError
-from helpers.faults import kill_task
-from tests.sandbox.live import PAGE, Live, write_app
+from helpers.faults import FAULTS, scoreboard, take_up
+from helpers.faults.place import Place
+from helpers.session import Lab
+from tests import faulty
 
-LINES = "console.log(JSON.stringify({path: '/visits', ms: 7.5})); console.log(JSON.stringify({path: '/'}));\n"
+SPEED = 60.0
+SEED = 5
+SAYS = {  # what AWS says somewhere in stopped tasks, events or target health
+    "image-missing": "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve ref",
+    "architecture": "Essential container in task exited",
+    "execution-role": "",  # depends on what is denied: tests of helpers/sandbox/ecs/preparation.py
+    "trust-policy": "ECS was unable to assume the role",
+    "log-permissions": "not authorized to perform: logs:CreateLogStream",
+    "security-group": "Target.Timeout",
+    "no-way-out": "ResourceInitializationError: unable to pull secrets or registry auth",
+    "health-check-path": "Health checks failed with these codes: [404]",
+    "health-check-port": "Health checks failed",
+    "grace-period": "Task failed ELB health checks in",
+    "app-exits": "Essential container in task exited",
+    "command-not-found": "Essential container in task exited",
+    "out-of-memory": "OutOfMemoryError: Container killed due to memory usage",
+    "keep-alive": "deployment completed",  # and yet
+    "sigterm-lost": "Task retirement",
+    "two-policies": "has started",
+    "log-group-missing": "The specified log group does not exist",
+    "desired-count": "has stopped",
+}
+EXIT_CODES = {"app-exits": 1, "command-not-found": 127, "out-of-memory": 137, "sigterm-lost": 137}
+matrix: dict[str, list[tuple[str, int]]] = {}  # the rules that found something, the first one first
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory):
-    state = tmp_path_factory.mktemp("faults")
-    yield Live(state, speed=60)
-    sandbox.stop(state)
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    state = tmp_path_factory.mktemp("faults") / "sandbox"
+    with faulty.lab_of(state, SPEED):
+        yield state
 
 
 @pytest.fixture
-def task(live, tmp_path, monkeypatch) -> dict:
-    """A running task that has written two lines of JSON."""
-    environ: dict[str, str] = {}
-    session.isolate(environ, live.here.endpoint, "us-east-1", live.state)
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-    ecs, logs = live.aws("ecs"), live.aws("logs")
-    logs.create_log_group(logGroupName="/ecs/f")
-    ecs.create_cluster(clusterName="f")
-    image = live.push(write_app(tmp_path / "app", LINES + PAGE % "hello"), "faults")
-    options = {"awslogs-group": "/ecs/f", "awslogs-region": "us-east-1", "awslogs-stream-prefix": "ecs"}
-    live.define("f", image, logConfiguration={"logDriver": "awslogs", "options": options})
-    network = {"awsvpcConfiguration": {"subnets": live.subnets(), "assignPublicIp": "ENABLED"}}
-    started = ecs.run_task(
-        cluster="f", taskDefinition="f", launchType="FARGATE", networkConfiguration=network
-    )["tasks"][0]
-    live.until(lambda: described(live, started)["lastStatus"] == "RUNNING")
-    return started
+def lab(state: Path) -> Lab:
+    """Connected anew, since no test keeps another's environment."""
+    return session.connect(name=faulty.NAME, speed=SPEED)
 
 
-def described(live: Live, task: dict) -> dict:
-    return live.aws("ecs").describe_tasks(cluster="f", tasks=[task["taskArn"]])["tasks"][0]
+def test_the_service_is_well_to_begin_with(lab):
+    diagnosis = lab.diagnose()
+    assert diagnosis.healthy, diagnosis
+    assert take_up(lab) is None
 
 
-def test_a_killed_task_ends_as_one_whose_machine_broke_and_its_lines_are_found(live, task):
-    running = [
-        p for p in psutil.Process(live.here.pid).children(True) if "server.js" in " ".join(p.cmdline())
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_shows_is_diagnosed_and_mended(lab, name):
+    broken = lab.break_it(name, seed=SEED)
+    try:
+        assert lab.is_paused
+        told = said(Place(lab.name, lab.region))
+        assert SAYS[name] in told, told
+        if name in EXIT_CODES:
+            assert f"exit code {EXIT_CODES[name]}" in told, told
+        diagnosis = lab.diagnose()
+        matrix[name] = [(cause.rule, cause.weight) for cause in diagnosis.causes]
+    finally:
+        broken.mend()
+        verdict = broken.verify()
+    assert verdict.well, verdict
+    assert not lab.is_paused
+    assert take_up(lab) is None
+    assert list(scoreboard(lab)["fault"])[-1] == name
+    assert diagnosis.causes, "the doctor finds nothing"
+    assert diagnosis.causes[0].rule == name, diagnosis
+    after = [cause.rule for cause in lab.diagnose().causes if cause.weight >= LIKELY]
+    assert name not in after
+
+
+def said(place: Place) -> str:
+    """All that AWS says of the service now."""
+    tasks = [
+        f"{task.get('stoppedReason')} {container.get('reason', '')} exit code {container.get('exitCode')}"
+        for task in place.service.stopped_tasks()
+        for container in task["containers"]
     ]
-    kill_task("sandbox", live.here.endpoint, task["taskArn"])
-    live.until(lambda: described(live, task)["lastStatus"] == "STOPPED")
-    ended = described(live, task)
-    assert ended["stopCode"] == "EssentialContainerExited"
-    assert ended["stoppedReason"] == "Essential container in task exited"
-    assert ended["containers"][0]["exitCode"] == 137
-    assert running
-    assert not any(process.is_running() for process in running)
-    with pytest.raises(TutorialError, match="no running process"):
-        kill_task("sandbox", live.here.endpoint, task["taskArn"])
+    health = [f"{entry.get('Reason')} {entry.get('Description')}" for entry in place.target_health]
+    return "\n".join([*tasks, *place.events(), *health])
 
-    logs = live.aws("logs")
 
-    def find(pattern: str) -> list[dict]:
-        return logs.filter_log_events(logGroupName="/ecs/f", filterPattern=pattern)["events"]
+def test_breaking_a_broken_service_says_so_in_any_notebook(lab):
+    broken = lab.break_it("health-check-path", seed=1)
+    again = session.connect(name=faulty.NAME, speed=SPEED)
+    with pytest.raises(TutorialError, match="broken already") as refused:
+        again.break_it("health-check-port")
+    assert "health-check-path" in refused.value.seen
+    assert again.break_it("health-check-path", seed=1).minutes >= 0  # the same one is handed out again
+    taken = take_up(again)
+    assert taken.reveal() == broken.reveal()
+    taken.mend()
+    assert taken.verify().well
 
-    (found,) = live.until(lambda: find('{ $.path = "/visits" && $.ms > 7 }'))
-    assert json.loads(found["message"]) == {"path": "/visits", "ms": 7.5}
-    assert found["logStreamName"] == f"ecs/app/{task['taskArn'].rsplit('/', 1)[-1]}"
-    with pytest.raises(ClientError, match="InvalidParameterException"):
-        find("{ $.path = /visits }")
+
+def test_the_right_cause_ranks_first_everywhere(capsys):
+    if set(matrix) != set(FAULTS):
+        pytest.skip("not all faults were tried")
+    table = drawn()
+    with capsys.disabled():
+        print(f"\n{table}")
+    if file := os.environ.get("FAULT_MATRIX"):
+        Path(file).write_text(table + "\n", encoding="utf-8")
+    assert {name: row[0][0] for name, row in matrix.items() if row} == {name: name for name in FAULTS}
+
+
+def drawn() -> str:
+    """A line per fault, a column per rule that found something: its weight, the first one's in brackets."""
+    rules = [rule for rule in RULES if any(rule in dict(row) for row in matrix.values())]
+    width = max(map(len, FAULTS))
+    lines = [" " * width + " " + "".join(f"{number:>5}" for number in range(1, len(rules) + 1))]
+    for name in FAULTS:
+        weights = {rule: str(weight) for rule, weight in reversed(matrix[name])}
+        if matrix[name]:
+            weights[matrix[name][0][0]] = f"[{matrix[name][0][1]}]"
+        lines.append(f"{name:<{width}} " + "".join(f"{weights.get(rule, '·'):>5}" for rule in rules))
+    legend = ", ".join(f"{number} {rule}" for number, rule in enumerate(rules, 1))
+    return "\n".join([*lines, f"rules: {legend}", "the weight of each finding; the first one's in brackets"])

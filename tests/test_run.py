@@ -172,6 +172,25 @@ def test_what_is_not_there_is_told(place):
         Run(place, "06", write=True)
 
 
+def test_a_lab_runs_when_it_is_named_and_has_outputs_of_its_own_run(place):
+    notebooks = place / "notebooks"
+    six = write(notebooks, "06-a.ipynb", CHECK)
+    lab = write(notebooks / "labs", "break-it.ipynb", CHECK, heading="# Lab · Break it")
+    other = write(notebooks / "labs", "other.ipynb", "1")
+    assert run.select([], notebooks) == [six]
+    assert run.select(["break-it"], notebooks) == run.select([str(lab)], notebooks) == [lab]
+    assert run.select(["other", "6", "break-it"], notebooks) == [six, lab, other]
+    before = six.read_text()
+    ran = Run(place, "break-it", write=True)
+    assert ran.said.startswith("lab  Lab · Break it")
+    assert run.read(lab).metadata["tutorial"]["code_sha256"] == run.code_sha256(run.read(lab))
+    assert run.read(lab).cells[1].outputs
+    assert six.read_text() == before
+    for names in (["break-it", "other"], ["06", "break-it"]):
+        with pytest.raises(TutorialError, match="one lab"):
+            Run(place, *names, write=True)
+
+
 def test_the_last_runs_are_kept_and_those_still_going_on(place):
     write(place / "notebooks", "01-a.ipynb", "1")
     runs = place / "runs"

@@ -331,6 +331,31 @@ def test_auto_scaling_owns_the_count_and_names_the_service_as_it_must():
     assert "DesiredCount" not in one("08", "AWS::ECS::Service")
 
 
+# --- the lab's template, which has them all ---------------------------------------------------------------------------
+
+
+def test_the_labs_template_has_what_the_linter_sees_of_the_defects():
+    """E0000 hides the others until it is mended, twice."""
+    published = template("as-published")
+    readable = published.mended("Principal: !Sub ${AWS::AccountId}", "Principal:")
+    single = readable.mended("      ExecutionRoleArn: !Ref TaskRole\n", "")
+    rules = [{finding.rule for finding in one.lint()} for one in (published, readable, single)]
+    assert rules == [{"E0000"}, {"E0000"}, {"E1020", "E1041", "E3680", "E6101"}]
+
+
+def test_a_mend_that_fits_nowhere_or_twice_is_told():
+    with pytest.raises(TutorialError, match="0 times: Nowhere"):
+        template("06").mended("Nowhere", "")
+    with pytest.raises(TutorialError, match="2 times"):
+        template("06").mended("Type: AWS::IAM::Role", "")
+
+
+def test_a_template_is_given_what_it_asks_for_of_what_is_known():
+    known = {"Name": "shop", "Image": "a@b", "Colour": "red"}
+    assert [one["ParameterKey"] for one in template("06").parameters_of(known)] == ["Name", "Image"]
+    assert len(Template("broken", "Resources: [").parameters_of(known)) == 3
+
+
 # --- what a notebook shows --------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -82,14 +83,15 @@ def test_copies_have_no_outputs_and_all_else(copies, notebooks):
 
 def test_every_link_in_a_copy_leads_somewhere(tmp_path):
     """As the committed ones' do: work/ is beside notebooks/, so that ../sample-app means the same in both."""
-    work.prepare(tmp_path)
-    for copy in tmp_path.glob("*.ipynb"):
+    copies = tmp_path / "work"
+    work.prepare(copies)
+    assert list(copies.glob("labs/*.ipynb"))
+    for copy in copies.rglob("*.ipynb"):
         for cell in nbformat.read(copy, as_version=4).cells:
             for link in re.findall(r"\]\(([^)#]+)\)", cell.source if cell.cell_type == "markdown" else ""):
-                beside = (
-                    install.ROOT / link.removeprefix("../") if link.startswith("../") else tmp_path / link
-                )
-                assert link.startswith("http") or beside.exists(), link
+                to = Path(os.path.normpath(copy.parent / link))
+                beside = to if to.is_relative_to(copies) else install.ROOT / to.relative_to(tmp_path)
+                assert link.startswith("http") or beside.exists(), f"{copy.name}: {link}"
     assert work.WORK.parent == work.NOTEBOOKS.parent == install.ROOT
 
 
@@ -160,6 +162,22 @@ def test_reset_takes_a_number_without_its_zero(copies, notebooks):
     change(copies / "07-b.ipynb", "mine = 1")
     (said,) = work.reset(["7"], copies, notebooks)
     assert "07-b.ipynb is new" in said
+
+
+def test_a_lab_has_a_copy_in_a_folder_of_its_own(copies, notebooks):
+    write(notebooks / "labs", "break.ipynb", "three = 3")
+    (said,) = work.prepare(copies, notebooks)
+    assert said.endswith("1 notebook copied, to be yours")
+    assert code(copies / "labs" / "break.ipynb") == "three = 3"
+    assert work.prepare(copies, notebooks) == []
+    change(copies / "labs" / "break.ipynb", "mine = 3")
+    write(notebooks / "labs", "break.ipynb", "three = 'new'")
+    (said,) = work.prepare(copies, notebooks)
+    assert said.endswith("helpers reset break")
+    (said,) = work.reset(["break"], copies, notebooks)
+    assert "labs/break.ipynb is new; what you had is break-until-" in said
+    assert code(copies / "labs" / "break.ipynb") == "three = 'new'"
+    assert work.prepare(copies, notebooks) == []
 
 
 def test_reset_of_what_is_not_there_names_what_is(copies, notebooks):

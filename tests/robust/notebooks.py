@@ -59,12 +59,19 @@ def twice(path: Path, sabotages: Mapping[str, str | tuple[str, ...]]) -> Noteboo
         again = copy.deepcopy(cell)  # the second one keeps its tag: papermill puts parameters after it
         cell.metadata["tags"] = [tag for tag in cell.metadata.get("tags", []) if tag != "parameters"]
         cell["id"] += "-1"
-        tries = [
-            new_code_cell(f"_sabotaged({_without_imports(cell.source)!r}, {overrides!r}, {claim!r})")
-            for claim in claims(cell.source)
-            for overrides in _each(sabotages[claim])
-        ]
-        cells += [cell, *tries, again]
+        cells += [cell, *_tries(cell.source, sabotages), again]
+    notebook.cells = cells
+    return notebook
+
+
+def sabotaged(path: Path, sabotages: Mapping[str, str | tuple[str, ...]]) -> NotebookNode:
+    """The notebook with each check failed once on purpose, after it; its own cells alone keep their ids."""
+    notebook = run.read(path)
+    cells = [new_code_cell(TRY)]
+    for cell in notebook.cells:
+        cells.append(cell)
+        if cell.cell_type == "code":
+            cells += _tries(cell.source, sabotages)
     notebook.cells = cells
     return notebook
 
@@ -85,6 +92,14 @@ def opening(path: Path) -> NotebookNode:
     last = next(number for number, cell in enumerate(code) if "lab.catch_up(" in cell.source)
     notebook.cells = code[: last + 2]
     return notebook
+
+
+def _tries(source: str, sabotages: Mapping[str, str | tuple[str, ...]]) -> list[NotebookNode]:
+    return [
+        new_code_cell(f"_sabotaged({_without_imports(source)!r}, {overrides!r}, {claim!r})")
+        for claim in claims(source)
+        for overrides in _each(sabotages[claim])
+    ]
 
 
 def _each(overrides: str | tuple[str, ...]) -> tuple[str, ...]:

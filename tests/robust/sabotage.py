@@ -6,6 +6,10 @@ halves has a sabotage of each.
 
 from __future__ import annotations
 
+NOT_WELL = """
+broken = SimpleNamespace(verify=lambda: SimpleNamespace(well=False), reveal=lambda: "a fault")
+"""
+
 SABOTAGES: dict[str, dict[str, str | tuple[str, ...]]] = {
     "00": {
         "The app answers its health check": """
@@ -196,5 +200,52 @@ one = after
         "Nothing is left": """
 left_over = lambda name: ["stack: left"]
 """,
+    },
+    "as-published": {
+        "Of all that is still wrong, the linter objects to one line": """
+complete = placed
+""",
+        "The design is deployed, and the app answers through the load balancer": (
+            """
+page = lambda url: SimpleNamespace(status=503)
+""",
+            """
+app = SimpleNamespace(targets=pandas.DataFrame({"state": ["healthy", "draining"]}))
+""",
+        ),
+        "The mended design took the place of the other while the app went on": (
+            """
+deploy = lambda design: outputs
+one = {"executionRoleArn": "role/one", "taskRoleArn": "role/one"}
+boto3 = SimpleNamespace(client=lambda _: SimpleNamespace(describe_task_definition=lambda **_: {"taskDefinition": one}))
+""",
+            """
+deploy = lambda design: outputs
+app = SimpleNamespace(until_steady=lambda: app, counts=lambda: {"healthy": 1})
+""",
+        ),
+        "What is left are names: the template asks for the repository, which this lab shares with the others": """
+finished = apart
+""",
+        "The linter was silent about most of what keeps the design from running": """
+tried = SimpleNamespace(table=tried.table.iloc[1:])
+""",
+        "The stack is gone": """
+stay = [{"StackName": stack}]
+cloudformation = SimpleNamespace(delete_stack=lambda **_: None, describe_stacks=lambda: {"Stacks": stay})
+""",
+    },
+    "break-it-and-fix-it": {
+        "The doctor comes to the same cause": """
+diagnosis = SimpleNamespace(cause=SimpleNamespace(rule="keep-alive", cause="another"))
+""",
+        "The load balancer reaches the tasks, and the service is well again": NOT_WELL,
+        "The service runs an image that is there, and is well again": NOT_WELL,
+        "The role may pull and log, and the service is well again": NOT_WELL,
+        "The health check asks for what the app has, and the service is well again": NOT_WELL,
+        "Every round ended with a service that is well": """
+verdicts = verdicts | {"app-exits": SimpleNamespace(well=False)}
+""",
+        "The surprise is mended, and the service is well again": NOT_WELL,
     },
 }

@@ -1,4 +1,4 @@
-"""Trouble on purpose, as no AWS call makes it. In the sandbox only."""
+"""A task killed, as no AWS call does it. In the sandbox only."""
 
 from __future__ import annotations
 
