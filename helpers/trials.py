@@ -32,6 +32,7 @@ NEVER = "never"
 COLUMNS = ["defect", "cfn-lint", "caught", "symptom", "cure"]
 NOT_TELLING = ("#", "- Effect:", "Action:")  # lines of a cure
 HALF = 80  # characters of each end of a symptom that is too long for the table
+CURE = 44  # characters of a cure in the table; the trial itself shows all of it
 LONGEST = 60.0  # AWS minutes that a stack takes to go
 HEALTH = "ELB health checks"  # part of the reason of a task that its target group called unhealthy
 
@@ -69,6 +70,7 @@ class Trial:
         instead = [new for old, new in pairwise(lines) if (old[0], new[0]) == ("-", "+")]
         first = next(iter([*instead[::-1], *added]), None)
         told = first[1:].strip().removesuffix(":") if first else f"without {lines[0][1:].strip()}"
+        told = told if len(told) <= CURE else f"{told[: CURE - 1]}…"
         return f"{told} (and {len(added) - 1} more)" if len(added) > 1 else told
 
     @property
