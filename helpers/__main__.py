@@ -225,7 +225,7 @@ def status(region: str) -> None:
 def doctor(cluster, service, stack, region, aws) -> None:
     """Say why a service does not do what it should: the cause, the evidence, the fix.
 
-    Ends with 0 when nothing is wrong, with 1 when causes are found, with 2 when too little can be read.
+    Ends with 0 when nothing is wrong, with 1 when causes are found, with 2 when too little can be read or it is not at rest.
     """
     from helpers import session
     from helpers.diagnose import diagnose

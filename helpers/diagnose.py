@@ -19,24 +19,33 @@ from helpers.errors import TutorialError
 
 MOST_LESS_LIKELY = 4
 MOST_UNREAD = 6
+NOT_AT_REST = "Not at rest yet, and nothing that was read says why."
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """`causes`: the most probable first. `checked`: the answers that were read; `unread`: those that were not, and why.
 
-    `about`: what was looked at, and how it stands.
+    `about`: what was looked at, and how it stands. `wanted`: the answers without which nothing is called well: the
+    service, and a stack that was named. `at_rest`: whether nothing is on its way; `young`: whether that may be why.
     """
 
     about: str
     causes: tuple[Finding, ...] = ()
     checked: tuple[str, ...] = ()
     unread: dict[str, str] = field(default_factory=dict)
+    wanted: tuple[str, ...] = ("service",)
+    at_rest: bool = True
+    young: bool = False
 
     @property
     def healthy(self) -> bool:
-        """Whether the service was read, and nothing is wrong with it."""
-        return "service" in self.checked and not self.causes
+        """Whether what was asked about was read, is at rest, and nothing is wrong with it."""
+        return self._read and self.at_rest and not self.causes
+
+    @property
+    def _read(self) -> bool:
+        return set(self.wanted) <= set(self.checked)
 
     @property
     def cause(self) -> Finding | None:
@@ -45,7 +54,7 @@ class Diagnosis:
 
     @property
     def status(self) -> int:
-        """For the command line: 0 nothing wrong, 1 causes found, 2 too little could be read."""
+        """For the command line: 0 nothing wrong, 1 causes found, 2 not at rest yet, or too little read."""
         return 1 if self.causes else 0 if self.healthy else 2
 
     def __str__(self) -> str:
@@ -54,8 +63,9 @@ class Diagnosis:
     __repr__ = __str__
 
     def _lines(self) -> Iterator[str]:
-        if self.healthy:
-            yield wrap(f"Nothing wrong. {self.about}")
+        if self._read and not self.causes:
+            going = "Nothing wrong so far, not at rest yet." if self.young else NOT_AT_REST
+            yield wrap(f"{'Nothing wrong.' if self.at_rest else going} {self.about}")
             told = ", ".join(name.replace("_", " ") for name in self.checked)
             yield wrap(f"Checked with {len(RULES)} rules: {told}.")
         elif not self.causes:
@@ -135,21 +145,29 @@ def diagnose(
     if not (cluster and service):
         cluster, service, unread = _only(cluster, service)
     if not (cluster and service) and not stack:
-        return Diagnosis("There is no service to look at.", unread=unread)
+        return Diagnosis(f"There is no service {service or ''}".rstrip() + " to look at.", unread=unread)
     evidence = gather(cluster or "", service or "", stack or service or "", now, region)
-    return judge(evidence)
+    return judge(evidence, wanted=("service", "stack") if stack else ("service",))
 
 
-def judge(evidence: Evidence) -> Diagnosis:
-    """What the rules make of it."""
+def judge(evidence: Evidence, wanted: tuple[str, ...] = ("service",)) -> Diagnosis:
+    """What the rules make of it; `wanted` as of Diagnosis."""
     found = examine(evidence)
     causes = [finding for finding in found if finding.weight >= POSSIBLE]
-    trouble = evidence.failed_tasks or evidence.unwell or evidence.stack_failures()
+    trouble = evidence.failed_tasks or evidence.unwell or evidence.stack_failures() or evidence.events()
     if causes or trouble:
         causes = causes or [_unknown(evidence)]
         causes += [finding for finding in found if finding.weight < POSSIBLE]
     checked = tuple(name for name in ASKED if evidence.has(name))
-    return Diagnosis(_about(evidence), tuple(causes), checked, dict(evidence.unread))
+    return Diagnosis(
+        _about(evidence),
+        tuple(causes),
+        checked,
+        dict(evidence.unread),
+        wanted,
+        evidence.at_rest,
+        evidence.young,
+    )
 
 
 def _unknown(e: Evidence) -> Finding:
@@ -195,7 +213,7 @@ def _only(cluster: str | None, service: str | None) -> tuple[str | None, str | N
     clusters = (
         [cluster] if cluster else reader.read("clusters", lambda: _names("list_clusters", "clusterArns"))
     )
-    found = []
+    there: list[tuple[str, str]] = []
     for each in (clusters or [])[:10]:
         names = reader.read(
             "services",
@@ -203,14 +221,18 @@ def _only(cluster: str | None, service: str | None) -> tuple[str | None, str | N
                 arn.rsplit("/", 1)[-1] for arn in items("ecs", "list_services", "serviceArns", cluster=each)
             ],
         )
-        found += [(each, name) for name in names or [] if service in (None, name)]
+        there += [(each, name) for name in names or []]
+    found = [(each, name) for each, name in there if service in (None, name)]
     if len(found) == 1:
         return *found[0], reader.unread
+    told = ", ".join(f"{name} in {each}" for each, name in there if not found or (each, name) in found)
     if found:
-        told = ", ".join(f"{name} in {each}" for each, name in found)
         raise TutorialError("There are several services.", seen=told, next="Name one, with its cluster.")
-    unread = reader.unread or {"ecs list_clusters, list_services": "nothing is deployed in this region"}
-    return None, None, unread
+    said = f"there is no service {service}, but {told}" if there else "nothing is deployed in this region"
+    unread = reader.unread | (
+        {"ecs list_clusters, list_services": said} if there or not reader.unread else {}
+    )
+    return None, service, unread
 
 
 def _names(operation: str, key: str) -> list[str]:

@@ -42,7 +42,7 @@ class FailedTask:
     @property
     def kind(self) -> tuple[str, int | None]:
         """The same for tasks that failed in the same way: their reasons may differ in addresses and ids."""
-        return _plain(self.reason), self.exit_code
+        return plain(self.reason), self.exit_code
 
     def told(self, failed: int = 1) -> list[str]:
         """As lines of a message; `failed` tasks did in all."""
@@ -63,6 +63,7 @@ class Witness:
         self._deployments: dict[str, str] = {}  # of failed tasks, by ARN
         self._primary: set[str] = set()  # deployments that were the newest one at some look
         self._refused: dict[str, int] = {}  # events that no task came of, by their words: how many
+        self._counted = 0  # failed tasks of the newest deployment, by ECS's own count
         self._looks: dict[str, int] = {}
         self._events: list[str] = []
 
@@ -78,17 +79,20 @@ class Witness:
             return
         events = record["events"]
         self._primary |= {d["id"] for d in record.get("deployments", []) if d.get("status") == "PRIMARY"}
+        named = balanced(record)
         new = [task for task in tasks if self._is_new(task["createdAt"]) and is_failure(task)]
         for task in new:
             arn, kept = task["taskArn"], self._failed.get(task["taskArn"])
             self._deployments[arn] = task.get("startedBy", "")
             self._looks[arn] = looks = self._looks.get(arn, 0) + 1
             if kept is None or looks <= LOOKS:
-                seen = failed_task(task)
+                seen = failed_task(task, named)
                 self._failed[arn] = seen if seen.lines or kept is None else kept
         said = [event["message"] for event in events if self._is_new(event["createdAt"])]
-        refused = [_plain(message) for message in said if any(words in message for words in REFUSED)]
+        refused = [plain(message) for message in said if any(words in message for words in REFUSED)]
         self._refused = {words: refused.count(words) for words in refused} or self._refused
+        newest = [d for d in record.get("deployments", []) if d.get("status") == "PRIMARY"]
+        self._counted = max((d.get("failedTasks", 0) for d in newest), default=0)
         telling = [message for message in said if any(word in message for word in TELLING)]
         # Newest first; of those that differ in the task alone the newest is enough.
         alike = {re.sub(r"\(task \w+\)", "", message): message for message in reversed(telling)}
@@ -108,7 +112,9 @@ class Witness:
         for arn, failed in self._failed.items():
             if self._deployments[arn] in self._primary:
                 alike[failed.kind] = alike.get(failed.kind, 0) + 1
-        most = max([*alike.values(), *self._refused.values()], default=0)
+        # An event is told once, however often ECS tries: its count of the deployment's failures says how often.
+        unseen = self._counted - sum(alike.values()) if self._refused else 0
+        most = max([*alike.values(), *self._refused.values(), unseen], default=0)
         return most if most > 1 else 0
 
     def _is_new(self, moment: datetime) -> bool:
@@ -118,9 +124,10 @@ class Witness:
 def trouble(service: Service) -> str:
     """The last events, the last task that failed with its last log lines, and unhealthy targets, as lines."""
     lines = [f"event: {message}" for message in service.events["message"][:5]]
+    named = balanced(service.record)
     failed = [task for task in service.stopped_tasks() if is_failure(task)]
     if failed:
-        lines += failed_task(failed[-1]).told(len(failed))
+        lines += failed_task(failed[-1], named).told(len(failed))
     targets = service.targets
     unwell = targets[targets["state"] != "healthy"]
     lines += [f"target {row['target']} {row['state']}: {row['reason']}" for _, row in unwell.iterrows()]
@@ -133,22 +140,56 @@ def is_failure(task: dict[str, Any]) -> bool:
     return not wanted and not task.get("stoppedReason", "").startswith(NO_FAILURE)
 
 
-def failed_task(task: dict[str, Any]) -> FailedTask:
-    """A stopped task with the last lines of its log."""
-    container = next(iter(task.get("containers", [])), {})
+def balanced(record: dict[str, Any]) -> str:
+    """The container that the service's load balancer names; "" without one."""
+    return next((b.get("containerName") or "" for b in record.get("loadBalancers") or []), "")
+
+
+def ended(task: dict[str, Any], named: str = "", definition: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Which of its containers a task failed by: the `named` one if that failed, else an essential one that did."""
+    containers = task.get("containers") or []
+    defined = (definition or {}).get("containerDefinitions") or []
+    sidecars = {d.get("name") for d in defined if d.get("essential") is False}
+    wrong = [c for c in containers if c.get("reason") or c.get("exitCode")]
+    orders = (
+        [c for c in wrong if named and c.get("name") == named],
+        [c for c in wrong if c.get("name") not in sidecars],
+        [c for c in containers if named and c.get("name") == named],
+        [c for c in containers if c.get("name") not in sidecars and c.get("exitCode") is not None],
+        containers,
+    )
+    return next((found[0] for found in orders if found), {})
+
+
+def failed_task(task: dict[str, Any], named: str = "") -> FailedTask:
+    """A stopped task with the last lines of its log; `named`: the container that the load balancer names."""
+    definition, refusal = _definition(task)
+    container = ended(task, named, definition)
     reason = container.get("reason") or task.get("stoppedReason", "")
-    log, lines = _last_words(task)
+    log, lines = refusal or _last_words(task, definition, container.get("name") or "")
     name = task["taskArn"].rsplit("/", 1)[-1]
     return FailedTask(name[:8], reason, container.get("exitCode"), log, lines)
 
 
-def _last_words(task: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """(where a task's log is, its last lines); the first is "" when its definition names no log group."""
+def _definition(task: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, tuple[str, ...]] | None]:
+    """(a task's definition, what to tell in the place of a log when it may not be read)."""
     import boto3
 
     try:
-        definition = boto3.client("ecs").describe_task_definition(taskDefinition=task["taskDefinitionArn"])
-        for container in definition["taskDefinition"]["containerDefinitions"]:
+        answer = boto3.client("ecs").describe_task_definition(taskDefinition=task["taskDefinitionArn"])
+    except ClientError as error:
+        return {}, None if _is_gone(error) else _not_readable(error)
+    return answer["taskDefinition"], None
+
+
+def _last_words(task: dict[str, Any], definition: dict[str, Any], name: str) -> tuple[str, tuple[str, ...]]:
+    """(where a task's log is, its last lines), of the container `name`, else of the first one that has a log; the first
+    is "" when the definition names no log group."""
+    import boto3
+
+    containers = definition.get("containerDefinitions") or []
+    try:
+        for container in sorted(containers, key=lambda container: container["name"] != name):
             configuration = container.get("logConfiguration", {})
             options = configuration.get("options", {})
             if configuration.get("logDriver") == "awslogs" and "awslogs-stream-prefix" in options:
@@ -160,11 +201,15 @@ def _last_words(task: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
                 return group, tuple(event["message"] for event in answer["events"])
     except ClientError as error:
         if not _is_gone(error):
-            return "CloudWatch Logs", (f"(not readable: {error.response['Error']['Code']})",)
+            return _not_readable(error)
     return "", ()
 
 
-def _plain(text: str) -> str:
+def _not_readable(error: ClientError) -> tuple[str, tuple[str, ...]]:
+    return "CloudWatch Logs", (f"(not readable: {error.response['Error']['Code']})",)
+
+
+def plain(text: str) -> str:
     """Without the ids and numbers in which two of the same kind differ."""
     return re.sub(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{8,}|\d+", "", text)
 

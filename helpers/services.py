@@ -400,6 +400,11 @@ def service(cluster: str, name: str) -> Service:
     return found
 
 
+def service_of(arn: str) -> Service | None:
+    """The service that an ARN names, as CloudFormation's physical ids do; None for one without a cluster in it."""
+    return Service(*arn.split("/")[1:]) if arn.count("/") == 2 else None
+
+
 def _rests(tasks: list[dict], record: dict, counts: dict[str, int]) -> bool:
     """Whether nothing is on its way: one deployment, as many tasks as desired, all of them running and healthy."""
     return (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from helpers.checks import in_notebook
 from helpers.errors import StackFailed, TutorialError
 from helpers.failures import Witness
-from helpers.services import Service, client, pages, polls
+from helpers.services import client, pages, polls, service_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -131,9 +131,7 @@ def _hopeless(
     name, updating = stack["StackName"], stack["StackStatus"].startswith("UPDATE")
     told = str(diagnosis) if diagnosis.causes else "\n".join(witness.tells())
     if cancel and updating:
-        client("cloudformation").cancel_update_stack(StackName=name)
-        follow = f'The update is cancelled: wait_for("{name}", on_failure="wait") follows the way back. '
-        follow += "Then mend the cause, and update it again."
+        follow = f"{_cancelled(stack)} Then mend the cause, and update it again."
     elif updating:
         follow = (
             f'The update goes on. cancel_update_stack(StackName="{name}") ends it, and wait_for("{name}", '
@@ -149,6 +147,26 @@ def _hopeless(
         seen=told,
         next=follow,
     )
+
+
+def _cancelled(stack: dict) -> str:
+    """Cancels an update, and says what follows. It may have ended since it was looked at: only one that goes on can be
+    cancelled."""
+    from botocore.exceptions import ClientError
+
+    name, cloudformation = stack["StackName"], client("cloudformation")
+    back = f'wait_for("{name}", on_failure="wait") follows the way back.'
+    try:
+        cloudformation.cancel_update_stack(StackName=name)
+    except ClientError as error:
+        told = error.response["Error"]
+        if told["Code"] != "ValidationError":
+            return f"The update could not be cancelled ({told['Code']}: {told.get('Message', '')})."
+        status = cloudformation.describe_stacks(StackName=stack["StackId"])["Stacks"][0]["StackStatus"]
+        if status == "UPDATE_ROLLBACK_IN_PROGRESS":
+            return f"The update had failed before it could be cancelled: {back}"
+        return f"The update could not be cancelled: the stack is {status} by now."
+    return f"The update is cancelled: {back}"
 
 
 def _is_news(stack: dict) -> bool:
@@ -241,10 +259,11 @@ def _by_circuit_breaker(events: list[dict]) -> bool:
 def _witness(events: list[dict]) -> Witness | None:
     """Of the service that an operation creates or updates, once it is there to ask; `events` are the operation's."""
     for event in events:
-        arn = event.get("PhysicalResourceId", "")
-        if event["ResourceType"] == "AWS::ECS::Service" and arn.count("/") == 2:
-            _, cluster, name = arn.split("/")
-            return Witness(Service(cluster, name), since=events[0]["Timestamp"])
+        found = event["ResourceType"] == "AWS::ECS::Service" and service_of(
+            event.get("PhysicalResourceId", "")
+        )
+        if found:
+            return Witness(found, since=events[0]["Timestamp"])
     return None
 
 

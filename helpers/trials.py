@@ -19,8 +19,8 @@ from helpers import session
 from helpers.display import WIDTH, wrap
 from helpers.errors import TutorialError
 from helpers.failures import is_failure
-from helpers.services import Service, client, pages, polls
-from helpers.templates import Diff, Finding, Findings, Template
+from helpers.services import Service, client, pages, polls, service_of
+from helpers.templates import Diff, Finding, Findings, Template, template
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -34,6 +34,7 @@ NOT_TELLING = ("#", "- Effect:", "Action:")  # lines of a cure
 HALF = 80  # characters of each end of a symptom that is too long for the table
 CURE = 44  # characters of a cure in the table; the trial itself shows all of it
 LONGEST = 60.0  # AWS minutes that a stack takes to go
+PUBLISHED = "as-published"  # the design that is tried; all that is mended in it keeps its Description
 HEALTH = "ELB health checks"  # part of the reason of a task that its target group called unhealthy
 
 
@@ -101,9 +102,11 @@ class Trials:
     def __init__(self, stack: str, deploy: Callable[[Template], object]):
         self.stack, self._deploy = stack, deploy
         self._done: dict[str, Trial] = {}
+        self._not_made: set[str] = set()  # the defects with which there was no stack, and none came to be
 
     def from_nothing(self) -> Trials:
-        """Without what an earlier run may have left of the stack. TutorialError when that is the lab's own."""
+        """Without what an earlier run may have left of the stack. TutorialError when that is the lab's own, or another
+        than of the design that is tried here."""
         lab = session.connected()
         if lab and lab.name == self.stack:
             raise TutorialError(
@@ -111,20 +114,35 @@ class Trials:
                 seen=f"both are called {self.stack}",
                 next="Give the parameter `stack` another name.",
             )
-        clear_away(self.stack)
-        if _find(self.stack):
+        found = _find(self.stack)
+        if found and not _is_of_trials(found):
+            raise TutorialError(
+                "These trials would delete a stack that something else has made.",
+                seen=f"the stack {self.stack}: {found.get('Description') or 'without a description'}",
+                next="Give the parameter `stack` another name.",
+            )
+        if _left(self.stack):
             _delete(self.stack)
         return self
 
     def __call__(self, defect: str, published: Template, mended: Template) -> Trial:
-        """Deploys the one that has the defect, and keeps what is seen. What is left of a failure is cleared away."""
+        """Deploys the one that has the defect, and keeps what is seen. What is left of a failure is cleared away, and so
+        is what an interrupted trial left. A defect that kept the stack from being made is tried from nothing again: as
+        an update of a stack that works by now, it might change nothing."""
+        there = _left(self.stack)
+        if there and defect in self._not_made:
+            self.from_nothing()
+            there = None
         answer, doctor = Answer(NEVER), ""
         try:
             self._deploy(published)
         except (ClientError, TutorialError) as error:
             answer = answer_to(self.stack, error)
-            doctor = probable_cause(self.stack) if isinstance(error, TutorialError) else ""
+            refused = isinstance(error, ClientError)  # and would be again, whatever there is
+            doctor = "" if refused else probable_cause(self.stack)
             clear_away(self.stack)
+            if not (refused or there):
+                self._not_made.add(defect)
         linted, cure = gone(published.lint(), mended.lint()), Diff(published, mended)
         trial = Trial(defect, linted, answer, cure, doctor)
         self._done[defect] = trial
@@ -191,9 +209,8 @@ def _answer_of_task(service: Service, task: dict[str, Any]) -> Answer:
 def _service(stack: str) -> Service | None:
     resources = client("cloudformation").describe_stack_resources(StackName=stack)["StackResources"]
     for resource in resources:
-        arn = resource.get("PhysicalResourceId", "")
-        if resource["ResourceType"] == "AWS::ECS::Service" and arn.count("/") == 2:
-            return Service(*arn.split("/")[1:])
+        if resource["ResourceType"] == "AWS::ECS::Service":
+            return service_of(resource.get("PhysicalResourceId", ""))
     return None
 
 
@@ -211,10 +228,28 @@ def clear_away(stack: str) -> None:
         return
     status = found["StackStatus"]
     if status == "UPDATE_IN_PROGRESS":
-        cloudformation.cancel_update_stack(StackName=stack)
+        try:
+            cloudformation.cancel_update_stack(StackName=stack)
+        except ClientError as error:  # the update may have come to its end meanwhile
+            if error.response["Error"]["Code"] != "ValidationError":
+                raise
         _until_at_rest(found)
     elif "UPDATE" not in status and status != "CREATE_COMPLETE":
         _delete(stack)
+
+
+def _left(stack: str) -> dict[str, Any] | None:
+    """What works of a stack is left, at rest: an update may have been on its way back."""
+    clear_away(stack)
+    if found := _find(stack):
+        _until_at_rest(found)
+    return found
+
+
+def _is_of_trials(found: dict[str, Any]) -> bool:
+    """By its description; a stack that is only in review has none yet, and no resources."""
+    described = re.search(r"^Description: (.+)$", template(PUBLISHED).body, re.MULTILINE)
+    return found["StackStatus"] == "REVIEW_IN_PROGRESS" or found.get("Description") == described.group(1)
 
 
 def _delete(stack: str) -> None:

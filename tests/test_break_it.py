@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -14,14 +16,15 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from helpers import faults
+from helpers import faults, session
 from helpers.diagnosis.table import RULES
 from helpers.errors import TutorialError
-from helpers.faults import FAULTS, Broken, broken, revisions, scores
+from helpers.faults import FAULTS, Broken, broken, revisions, scores, wellness
 from helpers.faults.fault import LAYERS
 from helpers.faults.place import Place
 from helpers.faults.visits import errors
 from helpers.faults.wellness import Verdict, examine
+from helpers.templates import template
 from tests import shop
 from tests.answers import Answers, aws
 
@@ -179,6 +182,26 @@ def test_the_wrong_apps_are_changes_of_lines_that_the_sample_app_has(monkeypatch
         revisions.push_changed(place, {"no such line": "x"}, Random(1))
 
 
+def test_a_line_that_is_missing_is_told_before_aws_is_asked_for_anything(monkeypatch, aws: Answers):
+    monkeypatch.setattr("helpers.images.build_image", lambda *_: pytest.fail("an app was built"))
+    changes = {"async function main() {\n": "x", "no such line": "y"}
+    with pytest.raises(TutorialError, match="is not there"):
+        revisions.push_changed(Place("shop", "us-east-1"), changes, Random(1))
+    assert not aws.calls
+
+
+def test_the_log_group_is_made_though_another_has_a_longer_name(aws: Answers):
+    groups = ["/ecs/shop-eu"]
+    aws["logs", "DescribeLogGroups"] = lambda asked: {"logGroups": [{"logGroupName": one} for one in groups]}
+    aws["logs", "CreateLogGroup"] = lambda asked: groups.append(asked["logGroupName"]) or {}
+    aws["logs", "PutRetentionPolicy"] = {}
+    for _ in range(2):  # the second time it is there
+        FAULTS["log-group-missing"].mend(Place("shop", "us-east-1"))
+    assert groups == ["/ecs/shop-eu", "/ecs/shop"]
+    kept = [asked["logGroupName"] for _, operation, asked in aws.calls if operation == "PutRetentionPolicy"]
+    assert kept == ["/ecs/shop"] * 2
+
+
 # What break_it refuses
 
 
@@ -238,6 +261,39 @@ def test_a_surprise_is_not_given_away_by_who_breaks_it_again(aws: Answers):
         faults.break_it(lab(), "security-group")
     assert "a surprise, seed 7" in refused.value.seen
     assert broken.chosen(7).name not in str(refused.value)
+
+
+def breaking(monkeypatch: pytest.MonkeyPatch, aws: Answers, error: BaseException) -> Any:
+    """A lab whose app-exits cannot be made, for this reason. Its note is kept in the answers."""
+    noted: list[dict[str, str]] = []
+    shop.open_shop(aws)
+    aws["ecs", "DescribeClusters"] = {"clusters": [{"clusterArn": "arn:cluster/shop", "status": "ACTIVE"}]}
+    aws["ecs", "ListTagsForResource"] = lambda asked: {"tags": list(noted)}
+    aws["ecs", "TagResource"] = lambda asked: noted.extend(asked["tags"]) or {}
+    aws["ecs", "UntagResource"] = lambda asked: noted.clear() or {}
+    monkeypatch.setattr(broken, "_ensure_built", lambda place: None)
+    monkeypatch.setattr(broken, "_make_ready", lambda place: None)
+
+    def breaks(place: Place, rng: Random) -> None:
+        assert noted  # before anything is changed
+        raise error
+
+    monkeypatch.setitem(broken.FAULTS, "app-exits", replace(FAULTS["app-exits"], breaks=breaks))
+    return lab(resume=lambda: None, now=lambda: shop.START)
+
+
+def test_what_could_not_be_broken_is_not_noted_as_broken(monkeypatch, aws: Answers):
+    here = breaking(monkeypatch, aws, TutorialError("That line is not there."))
+    with pytest.raises(TutorialError, match="line is not there"):
+        faults.break_it(here, "app-exits")
+    assert faults.take_up(here) is None
+
+
+def test_an_interrupt_keeps_the_note_since_something_may_be_broken(monkeypatch, aws: Answers):
+    here = breaking(monkeypatch, aws, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        faults.break_it(here, "app-exits", seed=3)
+    assert faults.take_up(here).reveal() == "app-exits (app)"
 
 
 def test_the_same_fault_is_handed_out_again(aws: Answers, capsys):
@@ -303,13 +359,43 @@ def test_a_verdict_says_what_is_lacking():
     assert str(Verdict(("one", "two"))) == "one; two"
 
 
+def templated(aws: Answers, body: str) -> None:
+    aws.answers["cloudformation", "GetTemplate"] = {"TemplateBody": body}
+
+
 def test_a_shop_with_an_unhealthy_target_and_no_breaker_is_not_well(aws: Answers):
     shop.open_shop(aws, states=("healthy", "unhealthy"))
+    templated(aws, template("08").body)
     told = " ".join(examine(Place("shop", "us-east-1")))
     assert "2 desired, 2 running, 1 healthy tasks" in told
     assert "targets are unhealthy" in told
     assert "the circuit breaker is off" in told
     assert "auto scaling" not in told  # as the template has it
+
+
+def test_the_stacks_own_template_says_how_many_tasks_there_may_be(aws: Answers):
+    shop.open_shop(aws)
+    templated(aws, template("08").body.replace("MinCapacity: 2", "MinCapacity: 4"))
+    assert "auto scaling keeps 2 to 10 tasks, the stack's template says 4 to 10" in examine(
+        Place("shop", "us-east-1")
+    )
+
+
+def test_what_is_set_wrongly_is_told_as_soon_as_all_is_at_rest(aws: Answers, monkeypatch):
+    shop.open_shop(aws)
+    templated(aws, template("08").body)
+    looks = []
+    lab = SimpleNamespace(now=lambda: datetime(2026, 11, 23, tzinfo=UTC))
+    monkeypatch.setattr(session, "current", lambda: lab)
+    monkeypatch.setattr(wellness, "CALM", 0.0)
+    monkeypatch.setattr(wellness, "polls", lambda minutes: (looks.append(1) for _ in range(100)))
+    monkeypatch.setattr(wellness, "_stopped_since", lambda place, moment: [])
+    monkeypatch.setattr(wellness, "unrest", lambda place: [])
+    verdict = wellness.until_well(Place("shop", "us-east-1"))
+    assert verdict.lacking == ("the circuit breaker is off",)
+    assert len(looks) == 1
+    assert repr(verdict) == "Not well yet: the circuit breaker is off. AWS time is paused again."
+    assert repr(Verdict((), 2, 60)).startswith("Well: 2 tasks")
 
 
 def test_what_counts_as_an_error_is_what_a_visitor_would_call_one():

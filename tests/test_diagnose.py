@@ -115,6 +115,14 @@ def test_of_several_services_one_has_to_be_named(lab):
         diagnose()
 
 
+def test_a_name_that_is_none_is_told_with_those_that_are(lab):
+    lab["ecs", "ListClusters"] = {"clusterArns": [f"{shop.ARN}:cluster/shop"]}
+    lab["ecs", "ListServices"] = {"serviceArns": [f"{shop.ARN}:service/shop/shop"]}
+    diagnosis = diagnose(service="shoop")
+    assert diagnosis.status == 2
+    assert "no service shoop, but shop in shop" in " ".join(str(diagnosis).split())
+
+
 def test_it_only_reads_and_not_for_ever(lab):
     shop.open_shop(lab)
     lab.answers = Partly(lab.answers, refused("AccessDenied"))

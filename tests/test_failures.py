@@ -174,6 +174,30 @@ def test_tasks_that_cannot_even_be_launched_are_repeated_by_their_events(aws: An
     assert witness.repeated() == failed
 
 
+@pytest.mark.parametrize(("counted", "failed"), [(1, 0), (2, 2), (5, 5)])
+def test_an_event_is_told_once_and_the_deployment_counts_how_often(aws: Answers, counted, failed):
+    shop.open_shop(aws)
+    aws["ecs", "ListTasks"] = {"taskArns": []}
+    record = shop.record(running=0, rollout="IN_PROGRESS")
+    said = "service shop failed to launch a task with (error ECS was unable to assume the role 'x')."
+    record["events"].append({"id": "1", "createdAt": START, "message": said})
+    record["deployments"][0]["failedTasks"] = counted
+    aws["ecs", "DescribeServices"] = {"services": [record]}
+    witness = Witness(Service("shop", "shop"))
+    witness.look()
+    assert witness.repeated() == failed
+
+
+def test_of_several_containers_the_one_that_failed_tells(aws: Answers):
+    shop.open_shop(aws)
+    containers = [{"name": "proxy", "exitCode": 0}, {"name": "app", "exitCode": 3}]
+    task = shop.stopped() | {"containers": containers}
+    assert failed_task(task).exit_code == 3
+    assert failed_task(task, "proxy").exit_code == 3, "the load balancer's own has not failed"
+    both = [{"name": "proxy", "exitCode": 143}, {"name": "app", "exitCode": 3}]
+    assert failed_task(task | {"containers": both}, "app").exit_code == 3
+
+
 @pytest.mark.parametrize("code", ["AccessDeniedException", "ClientException"])
 def test_a_refusal_is_not_taken_for_a_service_that_is_gone(aws: Answers, code):
     shop.open_shop(aws)

@@ -223,6 +223,20 @@ def test_an_update_is_cancelled_only_when_that_is_asked_for(aws: Answers):
     assert [call[2] for call in aws.calls if call[1] == "CancelUpdateStack"] == [{"StackName": "shop"}]
 
 
+def test_an_update_that_ended_before_it_was_cancelled_is_no_traceback(aws: Answers):
+    failing_deployment(aws)
+    begun = [stack("UPDATE_IN_PROGRESS")] * 2
+    states = iter(begun)
+    aws["cloudformation", "DescribeStacks"] = lambda asked: {
+        "Stacks": [next(states, stack("UPDATE_ROLLBACK_IN_PROGRESS"))]
+    }
+    said = "CancelUpdateStack cannot be called from current stack status"
+    aws["cloudformation", "CancelUpdateStack"] = refused("ValidationError", said)
+    aws.answers = Partly(aws.answers, refused("AccessDenied"))
+    with pytest.raises(StackFailed, match=r"(?s)Probable cause.*had failed before it could be cancelled"):
+        wait_for("shop", on_failure="cancel")
+
+
 def test_what_is_being_made_cannot_be_cancelled(aws: Answers):
     failing_deployment(aws, verb="CREATE")
     aws.answers = Partly(aws.answers, refused("AccessDenied"))

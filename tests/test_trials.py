@@ -10,11 +10,14 @@ from botocore.exceptions import ClientError
 
 from helpers import trials
 from helpers.errors import StackFailed, TutorialError
-from helpers.templates import Diff, Finding, Findings, Template
+from helpers.templates import Diff, Finding, Findings, Template, template
 from helpers.trials import Answer, Trial, Trials
 
 BODY = "Resources:\n  A:\n    Type: AWS::SNS::Topic\n    Properties:\n      TopicName: {}\n"
-STACK = {"StackId": "arn:aws:cloudformation:us-east-1:1:stack/shop/1"}
+STACK = {
+    "StackId": "arn:aws:cloudformation:us-east-1:1:stack/shop/1",
+    "Description": template("as-published").source.splitlines()[1].removeprefix("Description: "),
+}
 UNATTACHED = (
     "Invalid request provided: CreateService error: The target group with targetGroupArn arn:aws:elasticloadbalancing:"
     "us-east-1:1:targetgroup/a/1 does not have an associated load balancer."
@@ -164,6 +167,112 @@ def test_the_stack_of_the_numbered_notebooks_is_not_deleted(monkeypatch):
     assert not aws.asked
 
 
+@pytest.mark.parametrize("status", ["CREATE_COMPLETE", "CREATE_IN_PROGRESS", "ROLLBACK_COMPLETE"])
+@pytest.mark.parametrize("described", [{"Description": template("08").content["Description"]}, {}])
+def test_a_stack_that_something_else_has_made_is_not_deleted(monkeypatch, described, status):
+    other = {"StackId": STACK["StackId"], "StackStatus": status} | described
+    aws = Aws(monkeypatch, describe_stacks={"Stacks": [other]})
+    with pytest.raises(TutorialError, match="something else has made"):
+        Trials("shop", lambda template: None).from_nothing()
+    assert [asked for asked, _ in aws.asked] == ["describe_stacks"]
+
+
+def test_a_stack_in_review_is_no_ones_yet(monkeypatch):
+    review = {"StackId": STACK["StackId"], "StackStatus": "REVIEW_IN_PROGRESS"}
+    aws = Aws(monkeypatch, describe_stacks={"Stacks": [review]})
+    Trials("shop", lambda template: None).from_nothing()
+    assert "delete_stack" in [asked for asked, _ in aws.asked]
+
+
+class OneStack(Aws):
+    """A stack that `deploy` makes or changes, that can be deleted, and that comes to rest once it has been looked at twice.
+    With "bad" in its template it cannot be made, and an update to that changes nothing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, status: str | None = None):
+        super().__init__(monkeypatch)
+        self.status = status
+        self.rest = 0  # how often an operation is seen under way
+        monkeypatch.setattr(trials, "answer_to", lambda stack, error: Answer(trials.AT_DEPLOY, error.what))
+        monkeypatch.setattr(trials, "probable_cause", lambda stack: "")
+        monkeypatch.setattr(Template, "lint", lambda self: Findings("a", []))
+
+    def deploy(self, design: Template) -> None:
+        if self.status and self.status.endswith("IN_PROGRESS"):
+            raise StackFailed(f"is in {self.status} state and can not be updated.")
+        if self.status is None and "interrupted" in design.body:
+            self.status = "CREATE_IN_PROGRESS"
+            raise KeyboardInterrupt
+        if self.status is None and "bad" in design.body:
+            self.status = "ROLLBACK_COMPLETE"
+            raise StackFailed("no")
+        self.status = "UPDATE_COMPLETE" if self.status else "CREATE_COMPLETE"
+
+    def describe_stacks(self, StackName: str) -> dict[str, Any]:
+        if self.status is None and not StackName.startswith("arn:"):
+            gone = {"Code": "ValidationError", "Message": f"Stack with id {StackName} does not exist"}
+            raise ClientError({"Error": gone}, "DescribeStacks")
+        shown = STACK | {"StackStatus": self.status or "DELETE_COMPLETE"}
+        if self.status == "UPDATE_ROLLBACK_IN_PROGRESS":
+            self.rest += 1
+            if self.rest > 1:
+                self.status = "UPDATE_ROLLBACK_COMPLETE"
+        return {"Stacks": [shown]}
+
+    def delete_stack(self, StackName: str) -> None:
+        self.asked.append(("delete_stack", {}))
+        self.status = None
+
+
+def test_what_an_interrupted_trial_left_is_no_answer_to_the_next(monkeypatch):
+    aws = OneStack(monkeypatch)
+    tried = Trials("shop", aws.deploy)
+    with pytest.raises(KeyboardInterrupt):
+        tried("a name", design("interrupted"), design("good"))
+    assert aws.status == "CREATE_IN_PROGRESS"
+    assert tried.table.empty
+    assert tried("a name", design("bad"), design("good")).answer.says == "no"
+
+
+def test_an_update_that_is_rolled_back_is_waited_for(monkeypatch):
+    aws = OneStack(monkeypatch, "UPDATE_ROLLBACK_IN_PROGRESS")
+    assert Trials("shop", aws.deploy)("taste", design("good"), design("better")).answer == Answer(
+        trials.NEVER
+    )
+    assert not aws.asked
+
+
+def test_what_could_not_be_made_is_tried_from_nothing_again(monkeypatch):
+    """As an update of the stack that works by now it would change nothing, and be told as harmless."""
+    aws = OneStack(monkeypatch)
+    tried = Trials("shop", aws.deploy)
+    tried("a name", design("bad"), design("good"))
+    aws.deploy(design("good"))
+    first = tried.table.to_dict("list")
+    assert tried("a name", design("bad"), design("good")).answer == Answer(trials.AT_DEPLOY, "no")
+    assert tried.table.to_dict("list") == first
+
+
+def test_what_worked_is_tried_on_the_stack_that_is_there_again(monkeypatch):
+    aws = OneStack(monkeypatch, "CREATE_COMPLETE")
+    tried = Trials("shop", aws.deploy)
+    for _ in range(2):
+        assert tried("taste", design("good"), design("better")).answer == Answer(trials.NEVER)
+    assert (aws.status, aws.asked) == ("UPDATE_COMPLETE", [])
+
+
+def test_what_is_refused_needs_no_stack_to_go(monkeypatch):
+    def deploy(design: Template) -> None:
+        raise ClientError({"Error": {"Code": "E", "Message": "not YAML"}}, "CreateChangeSet")
+
+    aws = OneStack(monkeypatch)
+    monkeypatch.setattr(trials, "answer_to", lambda stack, error: Answer(trials.AT_DEPLOY, "not YAML"))
+    tried = Trials("shop", deploy)
+    tried("a text", design("bad"), design("good"))
+    aws.status = "CREATE_COMPLETE"
+    assert tried("a text", design("bad"), design("good")).answer.says == "not YAML"
+    assert aws.status == "CREATE_COMPLETE"
+
+
 def test_only_what_the_cure_takes_away_was_found():
     def find(*messages: str) -> Findings:
         return Findings("a", [Finding("E1020", 7, message) for message in messages])
@@ -178,6 +287,7 @@ def test_each_defect_is_a_line_of_the_table_once(monkeypatch):
         if "bad" in template.body:
             raise ClientError({"Error": {"Code": "E", "Message": UNATTACHED}}, "CreateChangeSet")
 
+    monkeypatch.setattr(trials, "_left", lambda stack: None)
     monkeypatch.setattr(trials, "clear_away", lambda stack: None)
     monkeypatch.setattr(Template, "lint", lambda self: Findings("a", []))
     tried = Trials("shop", deploy)
@@ -227,3 +337,14 @@ def test_a_long_answer_keeps_its_ends_in_the_table():
 def test_a_cure_is_told_by_the_line_that_matters(old, new, told):
     cure = Diff(Template("a", old), Template("a", new))
     assert Trial("d", [], Answer(trials.NEVER), cure).cured_by == told
+
+
+def test_an_update_that_ended_before_it_was_cancelled_is_waited_for(monkeypatch):
+    aws = Aws(monkeypatch, describe_stacks={"Stacks": [STACK | {"StackStatus": "UPDATE_IN_PROGRESS"}]})
+
+    def over(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": "ValidationError", "Message": "no"}}, "CancelUpdateStack")
+
+    aws.cancel_update_stack = over
+    trials.clear_away("shop")
+    assert aws.asked[-1][0] == "describe_stacks"

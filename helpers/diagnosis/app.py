@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 
-from helpers.diagnosis import fixes
-from helpers.diagnosis.facts import Evidence, exit_code, short, words
+from helpers.diagnosis import fargate, fixes
+from helpers.diagnosis.facts import Evidence, short, words
 from helpers.diagnosis.finding import LIKELY, NOTED, POSSIBLE, PROVEN, SHOWN, Finding
 from helpers.diagnosis.image import FORMAT
 from helpers.failures import is_failure
@@ -28,7 +28,7 @@ def app_exits(e: Evidence) -> list[Finding]:
     tasks = [
         task
         for task in e.failed_tasks
-        if exit_code(task) not in (None, KILLED, NOT_THERE, NOT_EXECUTABLE)
+        if e.exit_code(task) not in (None, KILLED, NOT_THERE, NOT_EXECUTABLE)
         and "health check" not in words(task).lower()
         and task.get("stopCode") in (None, "EssentialContainerExited")
     ]
@@ -38,11 +38,11 @@ def app_exits(e: Evidence) -> list[Finding]:
     lines = [line for log in e.logs if log.get("task") == short(task) for line in log.get("lines") or []]
     lines = lines or [line for log in e.logs for line in log.get("lines") or []]
     evidence = [
-        f"ecs describe_tasks, {len(tasks)} tasks, the last {short(task)}: exit code {exit_code(task)}"
+        f"ecs describe_tasks, {len(tasks)} tasks, the last {short(task)}: exit code {e.exit_code(task)}"
     ]
     group = next((log.get("group") for log in e.logs), "its log")
     evidence += [f"logs get_log_events, {group}: {line.rstrip()}" for line in _telling(lines)]
-    cause = f"The app ends by itself, with exit code {exit_code(task)}"
+    cause = f"The app ends by itself, with exit code {e.exit_code(task)}"
     cause += f": {_telling(lines)[-1].strip()}" if lines else ", and its log says nothing"
     other = e.logged(f"{FORMAT}|{HEAP}") or e.said(FORMAT)
     weight = NOTED if other else PROVEN if lines else SHOWN
@@ -67,12 +67,12 @@ def _sentence(text: str) -> str:
 
 def command_not_found(e: Evidence) -> list[Finding]:
     said = e.said(NO_COMMAND)
-    ended = [t for t in e.failed_tasks if exit_code(t) in (NOT_THERE, NOT_EXECUTABLE)]
+    ended = [t for t in e.failed_tasks if e.exit_code(t) in (NOT_THERE, NOT_EXECUTABLE)]
     if not said and not ended:
         return []
     command = [*(e.container.get("entryPoint") or []), *(e.container.get("command") or [])]
     evidence = list(said)
-    evidence += [f"ecs describe_tasks, task {short(t)}: exit code {exit_code(t)}" for t in ended[-1:]]
+    evidence += [f"ecs describe_tasks, task {short(t)}: exit code {e.exit_code(t)}" for t in ended[-1:]]
     evidence += e.logged(f"{NO_COMMAND}|{NOT_FOUND}", 2)
     if command:
         evidence.append(f"ecs describe_task_definition, entryPoint and command: {command}")
@@ -105,7 +105,7 @@ def out_of_memory(e: Evidence) -> list[Finding]:
     killed = [
         t
         for t in e.failed_tasks
-        if exit_code(t) == KILLED and "health check" not in words(t).lower() and t.get("startedAt", True)
+        if e.exit_code(t) == KILLED and "health check" not in words(t).lower() and t.get("startedAt", True)
     ]
     definition = e.one("task_definition")
     memory = str(e.container.get("memory") or definition.get("memory") or "")
@@ -115,8 +115,7 @@ def out_of_memory(e: Evidence) -> list[Finding]:
     evidence += [f"ecs describe_tasks, task {short(t)}: exit code {KILLED} (SIGKILL)" for t in killed[-1:]]
     if memory:
         evidence.append(f"ecs describe_task_definition: memory {memory} MiB")
-    more = 2 * int(memory) if memory.isdigit() else "<more>"
-    fix = fixes.diff(e, TASK, f"Memory: '{more}'", removed="Memory:")
+    fix = _more_memory(e)
     weight = PROVEN if said or heap else LIKELY if len(killed) > 1 else POSSIBLE
     cause = f"The app takes more than its {memory or 'allowed'} MiB of memory, and is killed."
     if heap and not said:
@@ -136,12 +135,35 @@ def out_of_memory(e: Evidence) -> list[Finding]:
     return [Finding(cause, weight, tuple(evidence), fix, decide)]
 
 
+def _more_memory(e: Evidence) -> str:
+    definition = e.one("task_definition")
+    cpu, memory = str(definition.get("cpu") or ""), str(definition.get("memory") or "")
+    own = str(e.container.get("memory") or "")
+    if own.isdigit() and (
+        not memory.isdigit() or int(own) < int(memory)
+    ):  # the container's limit, in the task's
+        more = min(2 * int(own), int(memory)) if memory.isdigit() else 2 * int(own)
+        return fixes.diff(e, TASK, f"Memory: {more}", removed="Memory:")
+    if not memory.isdigit():
+        return fixes.diff(e, TASK, "Memory: '<more>'", removed="Memory:")
+    if not cpu.isdigit() or int(cpu) not in fargate.SIZES:
+        return fixes.diff(e, TASK, f"Memory: '{2 * int(memory)}'", removed="Memory:")
+    size = fargate.next_size(int(cpu), int(memory))
+    if size is None:
+        return "Fargate has no task with more memory: find what the app keeps, or give each task less to do."
+    fix = fixes.diff(e, TASK, f"Memory: '{size[1]}'", removed="Memory:")
+    if size[0] == int(cpu):
+        return fix
+    _, _, *lines = fixes.diff(e, TASK, f"Cpu: '{size[0]}'", removed="Cpu:").splitlines()
+    return "\n".join([fix, *lines])
+
+
 def sigterm_lost(e: Evidence) -> list[Finding]:
     """A task that was asked to end and had to be killed: wanted stops with exit code 137."""
     lost = [
         t
         for t in e.many("stopped")
-        if exit_code(t) == KILLED
+        if e.exit_code(t) == KILLED
         and not is_failure(t)
         and t.get("stopCode") in ("ServiceSchedulerInitiated", "UserInitiated", None)
         and t.get("taskDefinitionArn") in (e.service.get("taskDefinition"), _newest(e))
@@ -187,7 +209,8 @@ def keep_alive(e: Evidence) -> list[Finding]:
     seconds = int(idle) + 5 if str(idle).isdigit() else 65
     cause = (
         f"The app closes idle connections before the load balancer does ({idle} s): a request that comes at that moment "
-        "is answered 502. A Node.js server's keepAliveTimeout is 5 s unless it is set."
+        # 65 s in later ones: https://github.com/nodejs/node/pull/62782, which is not in 26.0.0's list of changes.
+        "is answered 502. Up to Node.js 25 a server's keepAliveTimeout is 5 s unless it is set."
     )
     fix = (
         "--- server.js\n+++ server.js\n"

@@ -6,6 +6,7 @@ Reads only, with boto3 alone, and asks the same on AWS as here: no more than abo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,16 +15,19 @@ from botocore.exceptions import ClientError
 
 from helpers.diagnosis.facts import Evidence
 from helpers.diagnosis.image import ECR
-from helpers.diagnosis.reader import Reader, items, or_missing
-from helpers.failures import failed_task
+from helpers.diagnosis.reader import Reader, client_of, items, or_missing
+from helpers.failures import balanced, failed_task
 from helpers.services import client, target_groups
 
-MOST_TASKS = 100  # what one describe_tasks takes
+MOST_TASKS, DESCRIBED = 1000, 100  # asked about, in calls that take so many each
+NEWEST = 100  # tasks that the rules look at
 LAST_TASKS = 3  # whose logs are read
 MOST_POLICIES = 10
 MOST_ALARMS = 4  # whose history is read
 BEGINS = ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS", "REVIEW_IN_PROGRESS")
 COUNTS = ("HTTPCode_ELB_502_Count", "HTTPCode_ELB_503_Count", "HTTPCode_ELB_504_Count")
+# Of a registry's host, dual-stack ones included: 123456789012.dkr.ecr.eu-west-1.amazonaws.com, ….dkr-ecr.eu-west-1.on.aws
+HOST = re.compile(r"(?P<account>\d{12})\.dkr[.-]ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\.")
 INDEXES = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -102,8 +106,14 @@ def _described(cluster: str, service: str, status: str) -> list[dict]:
         serviceName=service,
         desiredStatus=status,
     )
-    tasks = client("ecs").describe_tasks(cluster=cluster, tasks=arns)["tasks"] if arns else []
-    return sorted(tasks, key=lambda task: task.get("stoppedAt") or task["createdAt"])
+    ecs = client("ecs")
+    tasks = [
+        task
+        for first in range(0, len(arns), DESCRIBED)
+        for task in ecs.describe_tasks(cluster=cluster, tasks=arns[first : first + DESCRIBED])["tasks"]
+    ]
+    # In which order tasks are listed is not documented: of many, the newest are looked for among all.
+    return sorted(tasks, key=lambda task: task.get("stoppedAt") or task["createdAt"])[-NEWEST:]
 
 
 def _balancer(reader: Reader, record: dict) -> None:
@@ -171,6 +181,7 @@ def _network(reader: Reader, record: dict) -> None:
         )
     if vpc:
         reader.read("route_tables", lambda: ec2().describe_route_tables(Filters=_in(vpc))["RouteTables"])
+        reader.read("network_acls", lambda: ec2().describe_network_acls(Filters=_in(vpc))["NetworkAcls"])
         reader.read("endpoints", lambda: ec2().describe_vpc_endpoints(Filters=_in(vpc))["VpcEndpoints"])
 
 
@@ -196,19 +207,28 @@ def _definition(reader: Reader, record: dict) -> None:
     container = Evidence(reader.answers).container
     options = (container.get("logConfiguration") or {}).get("options") or {}
     if options.get("awslogs-group"):
-        prefix = options["awslogs-group"]
+        prefix, region = options["awslogs-group"], _elsewhere(reader, options.get("awslogs-region"))
         reader.read(
             "log_groups",
-            lambda: items("logs", "describe_log_groups", "logGroups", logGroupNamePrefix=prefix),
+            lambda: items(
+                "logs", "describe_log_groups", "logGroups", region=region, logGroupNamePrefix=prefix
+            ),
+            elsewhere=bool(region),
         )
     parts = ECR.match(container.get("image") or "")
     if parts:
-        _image(reader, parts.groupdict())
+        _image(reader, parts.groupdict(), arn)
+
+
+def _elsewhere(reader: Reader, region: str | None) -> str:
+    """A region that is not the service's; "" for the service's."""
+    return region if region and region != reader.answers["names"]["region"] else ""
 
 
 def _logs(reader: Reader, failed: list[dict]) -> None:
     def lines() -> list[dict]:
-        seen = [failed_task(task) for task in failed[-LAST_TASKS:]]
+        named = balanced(reader.answers.get("service") or {})
+        seen = [failed_task(task, named) for task in failed[-LAST_TASKS:]]
         return [{"task": one.task, "group": one.log, "lines": list(one.lines)} for one in seen if one.log]
 
     if failed:
@@ -241,22 +261,28 @@ def _policies(role: str) -> Iterator[dict]:
         yield {"name": policy["PolicyName"], "document": answer["PolicyVersion"]["Document"]}
 
 
-def _image(reader: Reader, parts: dict[str, str | None]) -> None:
+def _image(reader: Reader, parts: dict[str, str | None], definition: str) -> None:
+    """`definition`: the task definition's ARN, which names the service's account."""
     wanted = {"imageDigest": parts["digest"]} if parts["digest"] else {"imageTag": parts["tag"] or "latest"}
     named = {"repositoryName": parts["repository"], "imageIds": [wanted]}
+    host = HOST.match(parts["registry"] or "")
+    named |= {"registryId": host["account"]} if host else {}
+    region = _elsewhere(reader, host and host["region"])
 
     def details() -> dict:
-        return {"details": client("ecr").describe_images(**named)["imageDetails"]}
+        return {"details": client_of("ecr", region).describe_images(**named)["imageDetails"]}
 
-    absent = ("ImageNotFoundException", "RepositoryNotFoundException")
-    found = reader.read("image", lambda: or_missing(details, *absent))
+    own = bool(host) and f":{host['account']}:" in definition
+    # What another account does not show to this one looks as if it were not there: then it was not read.
+    absent = ("ImageNotFoundException", "RepositoryNotFoundException") if own else ()
+    found = reader.read("image", lambda: or_missing(details, *absent), elsewhere=bool(region))
     media = [detail.get("imageManifestMediaType") for detail in (found or {}).get("details") or []]
     if set(media) & set(INDEXES):
-        reader.read("image_platforms", lambda: _platforms(named))
+        reader.read("image_platforms", lambda: _platforms(named, region), elsewhere=bool(region))
 
 
-def _platforms(named: dict) -> dict:
-    images = client("ecr").batch_get_image(**named, acceptedMediaTypes=INDEXES)["images"]
+def _platforms(named: dict, region: str) -> dict:
+    images = client_of("ecr", region).batch_get_image(**named, acceptedMediaTypes=INDEXES)["images"]
     manifests = [m for image in images for m in json.loads(image["imageManifest"]).get("manifests", [])]
     found = {(manifest.get("platform") or {}).get("architecture", "") for manifest in manifests}
     return {"platforms": sorted(found - {"", "unknown"})}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from helpers.failures import is_failure
+from helpers.failures import balanced, ended, is_failure, plain
 
 STEADY = "has reached a steady state"
 ROLLING_BACK = re.compile(r"rolling back|deployment failed|circuit breaker", re.I)
@@ -17,6 +17,7 @@ TELLING = re.compile(
 )
 FAILED_STACK = re.compile(r"FAILED|ROLLBACK")
 ENOUGH = 3  # lines of the same kind
+YOUNG = timedelta(minutes=15)  # a choice: as long as until_steady waits
 
 
 class Evidence:
@@ -159,9 +160,20 @@ class Evidence:
             if task.get("stopCode") == "EssentialContainerExited"
             and task.get("startedBy") == self.primary.get("id")
             and is_failure(task)
-            and (exit_code(task) != 137 or "OutOfMemory" in words(task))
+            and (self.exit_code(task) != 137 or "OutOfMemory" in words(task))
         ]
         return own if len(own) > 1 else []
+
+    def exit_code(self, task: dict[str, Any]) -> int | None:
+        """Of the container that the task failed by."""
+        return ended(task, balanced(self.service), self.one("task_definition")).get("exitCode")
+
+    @property
+    def young(self) -> bool:
+        """Whether a deployment goes on that began a while ago at most, and nothing of it has failed."""
+        now, made = self.answers.get("now"), self.primary.get("createdAt")
+        going = self.primary.get("rolloutState") == "IN_PROGRESS" and not self.primary.get("failedTasks")
+        return bool(going and now and made and now - made <= YOUNG)
 
     @property
     def logs(self) -> list[dict[str, Any]]:
@@ -212,9 +224,9 @@ class Evidence:
         """Where AWS says it, with its words: lines of evidence, the same words but once."""
         search, told, seen = re.compile(pattern, re.I), [], []
         for where, text in self.reasons():
-            plain = _plain(text).strip(" .")
-            if search.search(text) and not any(plain in other or other in plain for other in seen):
-                seen.append(plain)
+            kind = plain(text).strip(" .")
+            if search.search(text) and not any(kind in other or other in kind for other in seen):
+                seen.append(kind)
                 told.append(f"{where}: {text}")
         return told[:most]
 
@@ -233,13 +245,8 @@ class Evidence:
 def _few(lines: Iterable[str], most: int) -> list[str]:
     kinds: dict[str, str] = {}
     for line in lines:
-        kinds.setdefault(_plain(line), line)
+        kinds.setdefault(plain(line), line)
     return list(kinds.values())[:most]
-
-
-def _plain(text: str) -> str:
-    """Without the ids and numbers in which two of the same kind differ."""
-    return re.sub(r"[0-9a-f-]{8,}|\d+", "", text)
 
 
 def _message(event: dict) -> str:
@@ -249,12 +256,6 @@ def _message(event: dict) -> str:
 def short(task: dict) -> str:
     """As people name a task: the first eight characters of its id."""
     return (task.get("taskArn") or "").rsplit("/", 1)[-1][:8]
-
-
-def exit_code(task: dict) -> int | None:
-    """Of the first container that has one."""
-    codes = (container.get("exitCode") for container in task.get("containers") or [])
-    return next((code for code in codes if code is not None), None)
 
 
 def words(task: dict) -> str:

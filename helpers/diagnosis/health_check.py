@@ -7,11 +7,12 @@ import re
 from helpers.diagnosis import fixes
 from helpers.diagnosis.facts import Evidence, short, words
 from helpers.diagnosis.finding import LIKELY, NOTED, POSSIBLE, PROVEN, SHOWN, Finding
-from helpers.diagnosis.network import security_group
+from helpers.diagnosis.network import acls_open, security_group, timeouts_of
 
 GROUP, SERVICE = "AWS::ElasticLoadBalancingV2::TargetGroup", "AWS::ECS::Service"
 CODES = r"failed with these codes: \[([\d, ]+)\]|ResponseCodeMismatch"
 HEALTH = r"health checks?|is unhealthy in|FailedHealthChecks|Target\.(Timeout|ResponseCodeMismatch)"
+ANSWERED = r"Target\.(FailedHealthChecks|ResponseCodeMismatch)"
 SHORT = 60  # seconds of grace, or less, that an app which is slow to start may need more than (a guess)
 
 
@@ -129,6 +130,10 @@ def grace_period(e: Evidence) -> list[Finding]:
     weight = PROVEN if drifted else LIKELY if young and not others else NOTED
     if weight == LIKELY and grace > SHORT:
         weight = POSSIBLE
+    if timeouts_of(e) and not _answered(e):
+        weight = min(
+            weight, POSSIBLE
+        )  # an app that is not up yet refuses a connection: it would not time out
     wanted = max(meant or 0, 2 * grace, 120)
     fix = fixes.call(
         "ecs",
@@ -143,6 +148,48 @@ def grace_period(e: Evidence) -> list[Finding]:
     )
     decide = "the app's log: how long from its first line until it listens"
     return [Finding(cause, weight, tuple(evidence), fix, decide)]
+
+
+def slow_answers(e: Evidence) -> list[Finding]:
+    """An app that takes the connection and answers too late. Probable only where the whole way to it was read, and is
+    open."""
+    timeouts = timeouts_of(e)
+    if not timeouts:
+        return []
+    group = _group(e)
+    path, limit = group.get("HealthCheckPath") or "its path", int(group.get("HealthCheckTimeoutSeconds") or 5)
+    ways = security_group(e)
+    others = [f for f in ways + health_check_port(e) + health_check_path(e) if f.weight >= SHOWN]
+    ended = [t for t in e.failed_tasks if t.get("stopCode") != "ServiceSchedulerInitiated"]
+    unsure = [f for f in ways if f.weight >= POSSIBLE]
+    weight = NOTED if others or unsure else POSSIBLE if ended or not acls_open(e) else LIKELY
+    evidence = [
+        *timeouts,
+        f"elbv2 describe_target_groups: HealthCheckPath {path}, HealthCheckTimeoutSeconds {limit}",
+    ]
+    interval = int(group.get("HealthCheckIntervalSeconds") or 30)
+    wanted = 2 * limit
+    more = {} if wanted < interval else {"HealthCheckIntervalSeconds": wanted + limit}
+    fix = fixes.call(
+        "elbv2",
+        "modify_target_group",
+        TargetGroupArn=group.get("TargetGroupArn") or "<target group>",
+        HealthCheckTimeoutSeconds=wanted,
+        **more,
+    )
+    fix += "\nor let the app answer this path without waiting for anything else, or give its tasks more CPU"
+    cause = f"The app accepts the health check at {path} and answers more slowly than HealthCheckTimeoutSeconds, {limit} s."
+    decide = (
+        f"the app's own log, and curl -o /dev/null -w '%{{time_total}}' http://<task>:{e.port}{path} from within the "
+        "network"
+    )
+    return [Finding(cause, weight, tuple(evidence), fix, decide)]
+
+
+def _answered(e: Evidence) -> bool:
+    """Whether something answered a health check, if only by refusing the connection."""
+    reasons = " ".join((h.get("TargetHealth") or {}).get("Reason") or "" for h in e.unwell)
+    return bool(re.search(ANSWERED, reasons) or e.said(f"{ANSWERED}|{CODES}|reason Health checks failed\\)"))
 
 
 def _symptom(e: Evidence) -> list[str]:

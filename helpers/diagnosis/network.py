@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from itertools import product
 
 from helpers.diagnosis import fixes
 from helpers.diagnosis.facts import Evidence
 from helpers.diagnosis.finding import NOTED, POSSIBLE, PROVEN, SHOWN, Finding
-from helpers.diagnosis.reach import HTTPS, admits, default_route, lets_out
+from helpers.diagnosis.reach import (
+    ANSWERS,
+    HTTPS,
+    acl_of,
+    admits,
+    default_route,
+    lets_out,
+    passes,
+    route_table,
+)
 
 TIMEOUT = r"Target\.Timeout|Request timed out|health checks? timed out|connection timed out"
 NO_WAY = (
@@ -22,9 +33,10 @@ NEEDED = ("ecr.api", "ecr.dkr", "s3", "logs")
 def security_group(e: Evidence) -> list[Finding]:
     """The path from the load balancer to the task's port."""
     port, tasks, balancers = e.port, _groups_of_tasks(e), _groups_of_balancers(e)
-    timeouts = _timeouts(e)
+    timeouts = timeouts_of(e)
     if not port or not tasks or not balancers:
-        return [_unsure(e, timeouts, "the security groups were not read")] if timeouts else []
+        unsure = [_unsure(e, timeouts, "the security groups were not read")] if timeouts else []
+        return (_acls_drop(e, timeouts) if timeouts else []) or unsure
     sources = [group.get("GroupId", "") for group in balancers]
     ranges = [s["CidrBlock"] for s in e.many("balancer_subnets") if s.get("CidrBlock")]
     inward = admits(tasks, port, sources=sources, ranges=ranges)
@@ -32,7 +44,13 @@ def security_group(e: Evidence) -> list[Finding]:
         lets_out(balancers, port, target) is not False
         for target in [group.get("GroupId", "") for group in tasks] + ranges
     )
-    weight = PROVEN if timeouts else SHOWN
+    # Targets that are well show that the load balancer reaches them, whatever was read here.
+    weight = PROVEN if timeouts else NOTED if _some_are_well(e) else SHOWN
+    decide = fixes.call(
+        "elbv2",
+        "describe_target_health",
+        TargetGroupArn=next((g.get("TargetGroupArn") for g in e.many("target_groups")), "<target group>"),
+    )
     if inward is False:
         own, other = tasks[0].get("GroupId", ""), sources[0]
         names = ", ".join(group.get("GroupId", "") for group in tasks)
@@ -42,7 +60,7 @@ def security_group(e: Evidence) -> list[Finding]:
             f"elbv2 describe_load_balancers: the load balancer is in {', '.join(sources)}, and asks on port {port}",
         ]
         if not e.network.get("securityGroups"):
-            return [_default_group(e, weight, evidence, own, other, port)]
+            return [replace(_default_group(e, weight, evidence, own, other, port), decide=decide)]
         cause = f"The tasks' security group {own} lets nothing in from the load balancer's {other} on port {port}."
         fix = fixes.call(
             "ec2",
@@ -57,7 +75,7 @@ def security_group(e: Evidence) -> list[Finding]:
                 }
             ],
         )
-        return [Finding(cause, weight, tuple(evidence), fix)]
+        return [Finding(cause, weight, tuple(evidence), fix, decide)]
     if not outward:
         own = sources[0]
         evidence = [
@@ -78,8 +96,10 @@ def security_group(e: Evidence) -> list[Finding]:
                 }
             ],
         )
-        return [Finding(cause, weight, tuple(evidence), fix)]
+        return [Finding(cause, weight, tuple(evidence), fix, decide)]
     if timeouts:
+        if dropped := _acls_drop(e, timeouts):
+            return dropped
         why = "a rule names a prefix list" if inward is None else "the security groups are open"
         return [_unsure(e, timeouts, why)]
     return []
@@ -105,17 +125,89 @@ def _default_group(e: Evidence, weight: int, evidence: list[str], own: str, othe
     return Finding(cause, weight, tuple(evidence), fix)
 
 
+def _some_are_well(e: Evidence) -> bool:
+    return any((h.get("TargetHealth") or {}).get("State") == "healthy" for h in e.many("target_health"))
+
+
+def _acls(e: Evidence) -> list[tuple[bool | None, dict, str, tuple[int, int], str, bool]]:
+    """What the network ACLs between the load balancer's subnets and the tasks' say of a request and its answer:
+    (let through or not or None, ACL, its subnet, ports, the other subnet's addresses, outwards), the closed first."""
+    port = e.port or 0
+    found = []
+    for one, other in product(e.many("balancer_subnets"), e.many("subnets")):
+        if one.get("SubnetId") == other.get("SubnetId"):
+            continue  # within a subnet no ACL is asked
+        for near, far, ports, egress in (
+            (one, other, (port, port), True),
+            (other, one, (port, port), False),
+            (other, one, ANSWERS, True),
+            (one, other, ANSWERS, False),
+        ):
+            subnet, addresses = near.get("SubnetId", ""), far.get("CidrBlock", "")
+            acl = acl_of(e.many("network_acls"), subnet)
+            open_ = passes(acl, ports, addresses, egress=egress) if acl else None
+            found.append((open_, acl or {}, subnet, ports, addresses, egress))
+    return sorted(found, key=lambda each: each[0] is not False)
+
+
+def acls_open(e: Evidence) -> bool:
+    """Whether the network ACLs were read and let everything through between load balancer and tasks."""
+    read = e.has("network_acls") and e.many("subnets") and e.many("balancer_subnets")
+    return bool(read) and all(each[0] for each in _acls(e))
+
+
+def _acls_drop(e: Evidence, timeouts: list[str]) -> list[Finding]:
+    """A network ACL that lets a request to the tasks, or its answer, not through."""
+    for open_, acl, subnet, (first, last), addresses, egress in _acls(e):
+        if open_ is not False or not e.port:
+            continue
+        span, way = f"{first}-{last}" if first != last else f"{first}", "out to" if egress else "in from"
+        name, numbers = (
+            acl.get("NetworkAclId", ""),
+            {entry.get("RuleNumber") for entry in acl.get("Entries") or []},
+        )
+        fix = fixes.call(
+            "ec2",
+            "create_network_acl_entry",
+            NetworkAclId=name,
+            RuleNumber=next(number for number in range(1, 32767) if number not in numbers),
+            Protocol="6",
+            RuleAction="allow",
+            Egress=egress,
+            CidrBlock=addresses,
+            PortRange={"From": first, "To": last},
+        )
+        cause = f"The network ACL {name} of {subnet} does not let TCP {span} {way} {addresses}."
+        evidence = (
+            *timeouts,
+            f"ec2 describe_network_acls, {name}: no entry allows TCP {span} {way} {addresses}",
+        )
+        return [Finding(cause, SHOWN, evidence, fix)]
+    return []
+
+
 def _unsure(e: Evidence, timeouts: list[str], why: str) -> Finding:
-    health = (e.unwell or e.many("target_health") or [{}])[0].get("Target") or {}
-    decide = (
-        fixes.call("ec2", "describe_network_acls") + f"  # of the subnet of {health.get('Id', 'the task')}"
+    read = (
+        "are open, too" if acls_open(e) else "are not certain" if e.has("network_acls") else "were not read"
     )
-    cause = f"Something between the load balancer and the tasks swallows what is sent ({why})."
+    subnets = dict.fromkeys(
+        [*(e.network.get("subnets") or []), *(s.get("SubnetId", "") for s in e.many("balancer_subnets"))]
+    )
+    decide = fixes.call(
+        "ec2",
+        "describe_network_acls",
+        Filters=[{"Name": "association.subnet-id", "Values": list(filter(None, subnets)) or ["<subnet>"]}],
+    )
+    cause = f"Nothing comes back from the tasks ({why}; the network ACLs {read})."
     weight = POSSIBLE if "not read" in why or "prefix" in why else NOTED
-    return Finding(cause, weight, tuple(timeouts), "Open the way that the call shows to be closed.", decide)
+    fix = (
+        f"Compare the ACLs' rules with port {e.port or '<port>'} in and {ANSWERS[0]}-{ANSWERS[1]} out, of the tasks' "
+        "subnets; the other way round of the load balancer's."
+    )
+    return Finding(cause, weight, tuple(timeouts), fix, decide)
 
 
-def _timeouts(e: Evidence) -> list[str]:
+def timeouts_of(e: Evidence) -> list[str]:
     lines = [
         f"elbv2 describe_target_health, {(h.get('Target') or {}).get('Id')}:{(h.get('Target') or {}).get('Port')}: "
         f"{h['TargetHealth'].get('State')}, {h['TargetHealth'].get('Reason')}"
@@ -164,6 +256,8 @@ def no_way_out(e: Evidence) -> list[Finding]:
     closed = [(subnet, why) for subnet in e.network.get("subnets") or [] if (why := _closed(e, subnet))]
     groups = _groups_of_tasks(e)
     shut = bool(groups) and lets_out(groups, HTTPS) is False
+    # Tasks of this revision that run have found a way, whatever was read here.
+    works = not said and e.at_rest and _runs(e)
     if shut:
         own = groups[0].get("GroupId", "")
         evidence = (*said, f"ec2 describe_security_groups, {own}: {_told(groups, 'IpPermissionsEgress')}")
@@ -181,7 +275,8 @@ def no_way_out(e: Evidence) -> list[Finding]:
             ],
         )
         cause = f"The tasks' security group {own} lets nothing out on port {HTTPS}: no way to ECR or CloudWatch Logs."
-        return [Finding(cause, PROVEN if said else SHOWN, evidence, fix)]
+        weight = PROVEN if said else POSSIBLE if works else SHOWN
+        return [Finding(cause, weight, evidence, fix, _decide(e))]
     if not closed and not said:
         return []
     evidence, public = list(said), e.network.get("assignPublicIp", "DISABLED")
@@ -194,10 +289,18 @@ def no_way_out(e: Evidence) -> list[Finding]:
         cause += "the way leads through an internet gateway, and they have no public address"
     else:
         cause += closed[0][1] if closed else "AWS says that nothing answered"
-    weight = PROVEN if said and closed else SHOWN
+    weight = PROVEN if said and closed else POSSIBLE if works else SHOWN
     if said and not closed and e.network.get("subnets") and e.has("route_tables"):
         weight = POSSIBLE if e.at_rest else SHOWN
     return [Finding(f"{cause}.", weight, tuple(evidence), _way(e, closed), _decide(e))]
+
+
+def _runs(e: Evidence) -> bool:
+    revision = e.primary.get("taskDefinition") or e.service.get("taskDefinition")
+    return any(
+        task.get("taskDefinitionArn") == revision and task.get("lastStatus") == "RUNNING"
+        for task in e.many("running")
+    )
 
 
 def _closed(e: Evidence, subnet: str) -> str:
@@ -209,8 +312,8 @@ def _closed(e: Evidence, subnet: str) -> str:
         return ""
     if not e.has("endpoints"):
         return ""
-    names = {(endpoint.get("ServiceName") or "").split(".", 3)[-1] for endpoint in e.many("endpoints")}
-    lacking = [name for name in NEEDED if name not in names]
+    names = [endpoint.get("ServiceName") or "" for endpoint in e.many("endpoints")]
+    lacking = [name for name in NEEDED if not any(each.endswith(f".{name}") for each in names)]
     if not lacking:
         return ""
     if route:
@@ -231,14 +334,19 @@ def _way(e: Evidence, closed: list[tuple[str, str]]) -> str:
         networkConfiguration={"awsvpcConfiguration": network},
     )
     if closed and "no default route" in closed[0][1]:
-        tables = [t.get("RouteTableId", "") for t in e.many("route_tables")]
-        route = fixes.call(
-            "ec2",
-            "create_route",
-            RouteTableId=(tables or ["<route table>"])[0],
-            DestinationCidrBlock="0.0.0.0/0",
-            GatewayId="<internet or NAT gateway>",
-        )
+        nowhere = [subnet for subnet, why in closed if "no default route" in why]
+        tables = [route_table(e.many("route_tables"), subnet) or {} for subnet in nowhere]
+        calls = [
+            fixes.call(
+                "ec2",
+                "create_route",
+                RouteTableId=table,
+                DestinationCidrBlock="0.0.0.0/0",
+                GatewayId="<internet or NAT gateway>",
+            )
+            for table in dict.fromkeys(t.get("RouteTableId") or "<route table>" for t in tables)
+        ]
+        route = "\n".join(calls)
         return f"{route}\nor interface endpoints for ecr.api, ecr.dkr and logs, and a gateway endpoint for s3"
     kind = "AWS::ECS::Service"
     if fixes.in_template(e, kind, "AssignPublicIp: *.?ENABLED"):

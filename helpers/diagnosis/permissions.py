@@ -17,6 +17,7 @@ Document = dict[str, Any]
 def allows(documents: Iterable[Document], action: str, resource: str) -> bool | None:
     """True, False, or None where a condition decides. `resource` may be "*" for an action that takes none."""
     allowed: bool | None = False
+    denied = False  # perhaps: by a Deny with a condition
     for statement in _statements(documents):
         if not _applies(statement, action, resource):
             continue
@@ -24,10 +25,10 @@ def allows(documents: Iterable[Document], action: str, resource: str) -> bool | 
         if statement.get("Effect") == "Deny":
             if not conditional:
                 return False
-            allowed = None
-        elif allowed is False or allowed is None:
+            denied = True
+        elif allowed is not True:
             allowed = None if conditional else True
-    return allowed
+    return None if denied and allowed else allowed
 
 
 def trusts(document: Document | None, service: str) -> bool | None:

@@ -29,6 +29,7 @@ ASKED = {
     "subnets": "ec2 describe_subnets",
     "balancer_subnets": "ec2 describe_subnets (the load balancer's)",
     "route_tables": "ec2 describe_route_tables",
+    "network_acls": "ec2 describe_network_acls",
     "endpoints": "ec2 describe_vpc_endpoints",
     "execution_role": "iam get_role",
     "execution_policies": "iam list_role_policies, list_attached_role_policies",
@@ -54,8 +55,11 @@ class Reader:
         self.unread: dict[str, str] = {}
         self.lost = ""
 
-    def read(self, name: str, ask: Callable[[], Any]) -> Any:
-        """The answer, kept under this name; None, and the reason noted, when there is none."""
+    def read(self, name: str, ask: Callable[[], Any], *, elsewhere: bool = False) -> Any:
+        """The answer, kept under this name; None, and the reason noted, when there is none.
+
+        `elsewhere`: asked of another region, which says nothing of the others when it cannot be reached.
+        """
         if self.lost:
             self.unread[name] = self.lost
             return None
@@ -69,12 +73,23 @@ class Reader:
         except ParamValidationError as error:
             self.unread[name] = f"{type(error).__name__}: {error}"
         except BotoCoreError as error:  # no credentials, no connection: it would be the same for each call
-            self.lost = self.unread[name] = f"{type(error).__name__}: {error}"
+            self.unread[name] = f"{type(error).__name__}: {error}"
+            self.lost = "" if elsewhere else self.unread[name]
         return self.answers.get(name)
 
 
-def items(name: str, operation: str, key: str, most: int = MOST, **parameters: Any) -> list[dict]:
-    pages = client(name).get_paginator(operation).paginate(**parameters, PaginationConfig={"MaxItems": most})
+def client_of(name: str, region: str = "") -> Any:
+    """A client of this region; of the one that boto3 asks by itself for ""."""
+    import boto3
+
+    return boto3.client(name, region_name=region) if region else client(name)
+
+
+def items(
+    name: str, operation: str, key: str, most: int = MOST, *, region: str = "", **parameters: Any
+) -> list[dict]:
+    paginator = client_of(name, region).get_paginator(operation)
+    pages = paginator.paginate(**parameters, PaginationConfig={"MaxItems": most})
     return [item for page in pages for item in page.get(key) or []]
 
 

@@ -64,10 +64,9 @@ def breaker_rolled_back(e: Evidence) -> list[Finding]:
     if not said and not (reasons and e.rolled_back):
         return []
     revision = last(e.primary.get("taskDefinition")) or "the former revision"
-    cause = (
-        f"The circuit breaker gave the last deployment up and went back to the last good one, {revision}: what you "
-        "deployed does not run."
-    )
+    back = f" and went back to the last good one, {revision}: what you deployed does not run."
+    after = back if _went_back(e) else "; nothing took its place."
+    cause = f"The circuit breaker gave the last deployment up{after}"
     return [
         Finding(
             cause,
@@ -83,6 +82,13 @@ def breaker_rolled_back(e: Evidence) -> list[Finding]:
             + "  # its tasks' reasons, for an hour",
         )
     ]
+
+
+def _went_back(e: Evidence) -> bool:
+    """Whether a rollback is told: by ECS, or by the stack. One of a stack's creation only takes away what was made."""
+    told = [e.primary.get("rolloutStateReason") or "", *e.said("rolling back")]
+    status = e.one("stack").get("StackStatus") or ""
+    return any("rolling back" in words for words in told) or status.startswith("UPDATE_ROLLBACK")
 
 
 def no_circuit_breaker(e: Evidence) -> list[Finding]:

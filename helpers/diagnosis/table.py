@@ -8,7 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from helpers.diagnosis import app, health_check, image, logs, network, role, scaling, stack, template
+from helpers.diagnosis import (
+    app,
+    capacity,
+    health_check,
+    image,
+    logs,
+    network,
+    role,
+    scaling,
+    stack,
+    template,
+)
 from helpers.diagnosis.facts import Evidence
 from helpers.diagnosis.finding import Finding
 
@@ -30,6 +41,7 @@ RULES = {
         ),
         Rule("resource-id", "template", "the scalable target is refused", stack.resource_id),
         Rule("trust-policy", "role", "no task is launched", role.trust_policy),
+        Rule("capacity", "account", "unable to place a task: no room, or no quota", capacity.capacity),
         Rule(
             "execution-role", "role", "ResourceInitializationError, or 403 at the pull", role.execution_role
         ),
@@ -50,6 +62,9 @@ RULES = {
         ),
         Rule(
             "health-check-port", "health check", "Target.FailedHealthChecks", health_check.health_check_port
+        ),
+        Rule(
+            "slow-answers", "health check", "Target.Timeout, and the way is open", health_check.slow_answers
         ),
         Rule("grace-period", "health check", "tasks replaced while they start", health_check.grace_period),
         Rule("sigterm-lost", "app", "502 at each deployment", app.sigterm_lost),

@@ -38,11 +38,15 @@ def desired_count(e: Evidence) -> list[Finding]:
                 if reset
                 else f"auto scaling's work, which keeps {low} to {high} tasks"
             )
-            cause = f"The template's DesiredCount {fixed} has undone {lost}: every update of the stack does."
+            cause = (
+                f"The template's DesiredCount {fixed} has undone {lost}: an update of the stack that changes the service "
+                "sets it again."
+            )
             wanted = min(max(scaled if reset and scaled else desired, low), high)
             return [Finding(cause, PROVEN, tuple(evidence), _back(e, wanted) + fix)]
         cause = (
-            f"The template's DesiredCount {fixed} undoes auto scaling's work at every update of the stack."
+            f"The template's DesiredCount {fixed} undoes auto scaling's work at each update of the stack that changes "
+            "the service."
         )
         return [Finding(cause, LIKELY, tuple(evidence), fix)]
     if outside:

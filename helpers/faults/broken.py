@@ -20,6 +20,7 @@ from helpers.faults.fault import Fault
 from helpers.faults.health import GRACE
 from helpers.faults.place import Place
 from helpers.faults.revisions import back_to_the_stack
+from helpers.faults.scaling import after_the_busy_day
 from helpers.faults.table import FAULTS
 from helpers.faults.wellness import WELL_WITHIN, Verdict, examine, until_well
 from helpers.services import client, polls
@@ -81,11 +82,12 @@ class Broken:
         self.lab.resume()
         self.fault.mend(self._place)
 
-    def verify(self, minutes: float = WELL_WITHIN) -> Verdict:
-        """Whether the service is well again: AWS time goes on, and so many AWS `minutes` it may take at most. The round
-        is over when it is; when it is not, time is paused again."""
+    def verify(self, minutes: float | None = None) -> Verdict:
+        """Whether the service is well again: AWS time goes on, and so many AWS `minutes` it may take at most (30, or a
+        real minute, unless told). The round is over when it is; when it is not, time is paused again."""
         self.lab.resume()
-        verdict = until_well(self._place, self.fault, max(minutes, SHOWS_AT_LEAST * self.lab.speed / 60))
+        usual = max(WELL_WITHIN, SHOWS_AT_LEAST * self.lab.speed / 60)
+        verdict = until_well(self._place, self.fault, usual if minutes is None else minutes)
         if not verdict.well:
             self.lab.pause()
         elif self.minutes_taken is None:
@@ -115,9 +117,9 @@ class Broken:
         ended = (
             f"It took {self.minutes:g} minutes."
             if self.minutes_taken is not None
-            else f"{self.minutes:g} minutes so far."
+            else f"{self.minutes:g} minutes so far. hint(1), hint(2), hint(3) help."
         )
-        return "\n".join((display.wrap(self.symptom), f"{what} {ended} hint(1), hint(2), hint(3) help."))
+        return "\n".join((display.wrap(self.symptom), f"{what} {ended}"))
 
 
 class Text(str):
@@ -139,6 +141,10 @@ def break_it(lab: Lab, name: str | None = None, *, seed: int | None = None) -> B
             "Only the sandbox is broken on purpose.",
             seen=f"target={lab.target!r}",
             next='Connect with connect("sandbox").',
+        )
+    if isinstance(name, int):
+        raise TutorialError(
+            "A fault has a name.", seen=repr(name), next=f"For a surprise say break_it(seed={name})."
         )
     if name is not None and name not in FAULTS:
         near = get_close_matches(str(name), FAULTS, n=1, cutoff=0.5)
@@ -166,7 +172,11 @@ def break_it(lab: Lab, name: str | None = None, *, seed: int | None = None) -> B
     broken = Broken(lab, fault, seed, surprise, time.time())
     _note(place, broken)
     since = lab.now()
-    fault.breaks(place, Random(f"{fault.name} {seed}"))
+    try:
+        fault.breaks(place, Random(f"{fault.name} {seed}"))
+    except TutorialError:  # it could not be broken; after an interrupt nobody knows, and the note stays
+        _forget(place)
+        raise
     shown = _until_it_shows(Place(lab.name, lab.region, since), fault, lab.speed)
     for _ in polls(
         LINGER
@@ -223,6 +233,7 @@ def _ensure_built(place: Place) -> None:
 
 def _make_ready(place: Place) -> None:
     """The stack's own revision, at rest: what somebody tried before must not be taken for a symptom."""
+    after_the_busy_day(place)
     record = place.service.record
     if record["taskDefinition"] != place.outputs["TaskDefinitionArn"]:
         back_to_the_stack(place)

@@ -113,9 +113,9 @@ FAULTS = (
         "The service loses its tasks one after the other, and visitors wait in vain. Nothing was deployed.",
         (
             "Ask the load balancer first: describe_target_health. What is the reason, and who would have had to answer?",
-            "Target.Timeout: the health check's packets got no answer at all. What lies between load balancer and task "
-            "is the tasks' security group: describe_security_groups. Which port does it open, and on which one does the "
-            "app listen?",
+            "Target.Timeout: the health check got no answer in time. Either the app is too slow, or its packets do not get "
+            "there: what lies between is the tasks' security group (describe_security_groups). Which port does it open, "
+            "and on which one does the app listen?",
             "The rule from the load balancer's group opens another port than 3000. Revoke it "
             "(revoke_security_group_ingress) and authorize one for 3000 from that group.",
         ),

@@ -121,7 +121,8 @@ def _lose_the_log(place: Place, rng: Random) -> None:
 
 def _make_the_log(place: Place) -> None:
     logs, group = client("logs"), f"/ecs/{place.name}"
-    if not logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"]:
+    found = logs.describe_log_groups(logGroupNamePrefix=group)["logGroups"]
+    if group not in [one["logGroupName"] for one in found]:
         logs.create_log_group(logGroupName=group, tags={"tutorial": place.name})
     logs.put_retention_policy(logGroupName=group, retentionInDays=7)
 

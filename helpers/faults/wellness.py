@@ -41,11 +41,25 @@ class Verdict:
             f"{self.tasks} tasks running and healthy, deployment completed, {self.requests} requests answered"
         )
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return f"Well: {self}." if self.well else f"Not well yet: {self}. AWS time is paused again."
 
 
 def examine(place: Place, fault: Fault | None = None) -> list[str]:
     """What is not well now, in sentences: tasks, targets, deployment, circuit breaker, scaling, and what `fault` adds."""
+    return unrest(place) + unset(place, fault)
+
+
+def unset(place: Place, fault: Fault | None = None) -> list[str]:
+    """What is set otherwise than it should be, which no waiting mends, in sentences."""
+    try:
+        return unbroken(place) + as_templated(place) + (fault.lacking(place) if fault else [])
+    except TutorialError as error:
+        return [str(error.what)]
+
+
+def unrest(place: Place) -> list[str]:
+    """What of tasks, targets and deployment is not at rest, in sentences."""
     try:
         record = place.service.record
     except TutorialError as error:
@@ -60,17 +74,16 @@ def examine(place: Place, fault: Fault | None = None) -> list[str]:
     if any(health["State"] != "healthy" for health in place.target_health):
         states = sorted({health["State"] for health in place.target_health} - {"healthy"})
         told.append(f"targets are {', '.join(states)}")
-    told += unbroken(place) + as_templated(place)
-    return told + (fault.lacking(place) if fault else [])
+    return told
 
 
 def until_well(place: Place, fault: Fault | None = None, minutes: float = WELL_WITHIN) -> Verdict:
-    """The verdict once all is well and has stayed so, or when so many AWS `minutes` are over."""
+    """The verdict once all is at rest and has stayed so, or when so many AWS `minutes` are over."""
     from helpers import session
 
     lab, calm_from, told = session.current(), None, ["nothing was looked at"]
     for _ in polls(minutes):
-        told = examine(place, fault)
+        told = unrest(place)
         now = lab.now()
         if told:
             calm_from = None
@@ -83,7 +96,7 @@ def until_well(place: Place, fault: Fault | None = None, minutes: float = WELL_W
             break
     if not told and calm_from is None:
         told = ["tasks still fail"]
-    if told:
+    if told := told + unset(place, fault):
         return Verdict(tuple(told))
     failed = errors(visit(place.service.url, REQUESTS))
     if failed:

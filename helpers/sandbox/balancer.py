@@ -307,9 +307,11 @@ class Balancer:
             return
         records = self._records()
         for arn, targets in self._targets.copy().items():
+            if (group := self._groups.get(arn)) is None:  # asked once: another thread may swap the groups
+                continue
             for target in targets.copy().values():
-                if target.surveyed != records and arn in self._groups:
-                    self._survey(self._groups[arn], target, records)
+                if target.surveyed != records:
+                    self._survey(group, target, records)
         if self._shut_at != records:
             with self._lock:
                 listeners, balancers = self._listeners, self._balancers

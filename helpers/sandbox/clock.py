@@ -100,15 +100,15 @@ class AwsClock:
     def at(self, real_time: float) -> tuple[float, bool]:
         moment = time.monotonic() - (time.time() - real_time)
         with self._lock:
-            since, stood = self._stands
-            pauses = self._pauses + ([(since, float("inf"))] if since is not None else [])
+            (since, stood), over = self._stands, self._pauses
+        pauses = over + ([(since, float("inf"))] if since is not None else [])
         for begin, end in pauses:
             if begin <= moment < end:
                 moment, passed = begin, False
                 break
         else:
             passed = True
-        later = sum(end - begin for begin, end in self._pauses if begin >= moment)
+        later = sum(end - begin for begin, end in over if begin >= moment)
         return self.epoch + (moment - (stood - later) - self._started) * self.speed, passed
 
     def sleep(self, seconds: float) -> None:

@@ -40,6 +40,7 @@ class Task:
     container_port: int | None = None
     security_groups: list[str] = field(default_factory=list)
     public_ip: bool = True  # whether its network interface has a public address, too
+    architecture: str = "X86_64"  # or "ARM64"
     last_status: str = "PROVISIONING"
     desired_status: str = "RUNNING"
     pull_started_at: float | None = None

@@ -2,8 +2,9 @@
 
 Differs: the arithmetic is `deployments.plan`, one step of it whenever this loop turns. Two of AWS's unpublished
 choices are ours: a task that never became healthy and fails its checks is stopped at once, while one that served is
-replaced first; and how the restart throttle's delay grows. Zones are evened out when tasks start and stop, never by
-moving one that runs.
+replaced first; and how the restart throttle's delay grows. An app that ends at once is started again after a constant
+pause, to spare this machine: AWS, where its task has been RUNNING, does not throttle it. Zones are evened out when
+tasks start and stop, never by moving one that runs.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ PULLS = 4  # tasks pulled and started at once
 # (ECS API reference, DeploymentConfiguration.minimumHealthyPercent).
 COUNTS_AFTER = 40.0
 STEADY_AGAIN = 6 * 3600.0  # AWS seconds between two "has reached a steady state" ("Service event messages")
-# Restart throttle: starts that fail before RUNNING wait longer and longer, at most 15 AWS minutes (B); doubling (U).
-RETRY_FIRST, RETRY_MOST = 15.0, 900.0
+# Restart throttle: starts that fail before RUNNING wait longer and longer, "up to a maximum of 27 minutes", which "is
+# subject to change" and was 15 in older versions ("Amazon ECS service throttle logic", developer guide; A). In AWS
+# seconds; the first delay and its doubling are ours (U).
+RETRY_FIRST, RETRY_MOST = 15.0, 27 * 60.0
 INCONSISTENT = 3  # such failures in a row after which an event says so (U)
 
 
@@ -166,8 +169,11 @@ class Scheduler:
                 deployment.failed_tasks = 0
         elif what is Happening.NOT_STARTED:
             deployment.failed_tasks += rolling
-            deployment.start_failures += 1
-            wait = min(RETRY_MOST, RETRY_FIRST * 2 ** (deployment.start_failures - 1))
+            # "Even if a task's container command immediately exits with a non-zero exit code, the task already moved
+            # to the RUNNING state": no throttle and no event for it (the same page; A).
+            exited = task.stop_code == "EssentialContainerExited"
+            deployment.start_failures = 0 if exited else deployment.start_failures + 1
+            wait = RETRY_FIRST if exited else _throttle(deployment.start_failures)
             deployment.retry_at = now + wait
             log.info("%s: next start in %g AWS seconds: %s", service.name, wait, report.detail)
             if task.stop_code == "TaskFailedToStart":
@@ -406,6 +412,11 @@ _NO_INSTANCES = (
     "Instances were found in your cluster. For more information, see the Troubleshooting section of the Amazon ECS "
     "Developer Guide."
 )
+
+
+def _throttle(failures: int) -> float:
+    """AWS seconds until the next start after so many failed ones in a row."""
+    return min(RETRY_MOST, RETRY_FIRST * 2 ** (failures - 1))
 
 
 def _starts_or_runs(task: Task) -> bool:

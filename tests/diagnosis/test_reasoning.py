@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from moto.iam.access_control import IAMPolicy, PermissionResult
 
 from helpers.diagnosis.permissions import allows, trusts
-from helpers.diagnosis.reach import admits, default_route, lets_out
+from helpers.diagnosis.reach import ANSWERS, admits, default_route, lets_out, passes, route_table
 
 REPOSITORY = "arn:aws:ecr:us-east-1:123456789012:repository/shop"
 PULL = "ecr:BatchGetImage"
@@ -93,6 +93,15 @@ FROM = {"UserIdGroupPairs": [{"GroupId": "sg-balancer"}]}
         ([rule(IpRanges=[{"CidrIp": "10.0.0.0/16"}])], True),
         ([rule(IpRanges=[{"CidrIp": "10.0.1.0/24"}])], False),  # one of the load balancer's two subnets
         ([rule(PrefixListIds=[{"PrefixListId": "pl-1"}])], None),
+        ([rule(IpRanges=[{"CidrIp": "0.0.0.0/1"}, {"CidrIp": "128.0.0.0/1"}])], True),
+        (
+            [
+                rule(3000, 3000, IpRanges=[{"CidrIp": "10.0.1.0/24"}]),
+                rule(1024, 65535, IpRanges=[{"CidrIp": "10.0.2.0/25"}]),
+                rule(0, 3000, IpRanges=[{"CidrIp": "10.0.2.128/25"}]),
+            ],
+            True,
+        ),
     ],
 )
 def test_what_a_security_group_lets_in(rules, open_):
@@ -126,3 +135,69 @@ def test_a_subnets_own_route_table_counts_and_else_the_main_one():
     assert default_route([main, own], "subnet-2") == "igw-1"
     assert default_route([table(None, Main=True)], "subnet-1") == ""
     assert default_route([], "subnet-1") is None
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"CoreNetworkArn": "arn:aws:networkmanager::123456789012:core-network/core-network-1"},
+        {"VpcPeeringConnectionId": "pcx-1"},
+        {"LocalGatewayId": "lgw-1"},
+        {"TransitGatewayId": "tgw-1"},
+        {"GatewayId": "vgw-1"},
+        {"SomethingNewId": "new-1"},
+    ],
+)
+def test_where_a_route_of_another_kind_leads_is_not_certain(target):
+    assert default_route([table(target, Main=True)], "subnet-1") == "?"
+    hub = {"DestinationCidrBlock": "10.0.0.0/8", **target}
+    for default in (None, {"GatewayId": "igw-1"}):  # to a hub's endpoints, perhaps
+        closed = table(default, Main=True)
+        closed["Routes"].append(hub)
+        assert default_route([closed], "subnet-1") == "?"
+        closed["Routes"][-1] = hub | {"State": "blackhole"}
+        assert default_route([closed], "subnet-1") == ("igw-1" if default else "")
+
+
+def test_a_gateway_endpoints_route_is_no_way_to_elsewhere():
+    closed = table(None, Main=True)
+    closed["Routes"].append({"DestinationPrefixListId": "pl-1", "GatewayId": "vpce-1"})
+    assert default_route([closed], "subnet-1") == ""
+
+
+def test_the_route_table_is_the_one_of_the_subnet():
+    main, own = table(None, Main=True), table(None, SubnetId="subnet-1")
+    assert route_table([main, own], "subnet-1") is own
+    assert route_table([main, own], "subnet-2") is main
+    assert route_table([own], "subnet-2") is None
+
+
+def entry(number: int, action: str = "allow", ports: tuple | None = None, block: str = "0.0.0.0/0") -> dict:
+    span = {"PortRange": {"From": ports[0], "To": ports[1]}} if ports else {}
+    protocol = "6" if ports else "-1"
+    return {
+        "RuleNumber": number,
+        "RuleAction": action,
+        "Egress": True,
+        "Protocol": protocol,
+        "CidrBlock": block,
+    } | span
+
+
+@pytest.mark.parametrize(
+    ("entries", "open_"),
+    [
+        ([], False),
+        ([entry(100)], True),
+        ([entry(100), entry(90, "deny")], False),
+        ([entry(100, ports=(1024, 65535))], True),
+        ([entry(100, ports=(80, 80))], False),
+        ([entry(100, ports=(32768, 65535))], None),  # the answers of some connections
+        ([entry(100, block="10.1.0.0/16")], False),
+        ([entry(90, "deny", block="10.0.1.7/32"), entry(100)], None),
+        ([entry(90, "deny", (22, 22)), entry(100)], True),
+    ],
+)
+def test_what_a_network_acl_lets_through(entries, open_):
+    assert passes({"Entries": entries}, ANSWERS, "10.0.1.0/24", egress=True) is open_
+    assert passes({"Entries": entries}, ANSWERS, "10.0.1.0/24", egress=False) is False

@@ -85,7 +85,7 @@ def killed_twice() -> dict:
 
 
 def closed_both_ways() -> dict:
-    answers = healthy()
+    answers = unwell(healthy(), "Target.Timeout", "Request timed out")
     for group in answers["security_groups"]:
         group["IpPermissions"] = []
     return answers
@@ -187,7 +187,7 @@ def without(action: str) -> dict:
 
 
 def private() -> dict:
-    answers = healthy()
+    answers = failing(tasks=0)
     answers["service"]["networkConfiguration"]["awsvpcConfiguration"]["assignPublicIp"] = "DISABLED"
     return answers
 

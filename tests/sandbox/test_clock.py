@@ -79,6 +79,32 @@ def test_a_moment_is_told_later_as_it_was_at_that_moment(spells, asked):
             assert passed == said[1] or not _inside(said[2], spells)
 
 
+def test_a_resume_while_a_moment_is_told_does_not_shift_it(machine):
+    clock = AwsClock(speed=30, epoch=0)
+    machine.pass_(10)
+    clock.pause()
+    machine.pass_(100)
+
+    class Between:
+        """Somebody else has the clock go on as soon as the lock is free."""
+
+        def __init__(self, lock):
+            self.lock = lock
+
+        def __enter__(self):
+            self.lock.acquire()
+
+        def __exit__(self, *_):
+            self.lock.release()
+            clock._lock = self.lock
+            clock.resume()
+
+    clock._lock = Between(clock._lock)
+    assert clock.at(1_800_000_005) == (pytest.approx(150, abs=1e-3), True)
+    assert not clock.paused
+    assert clock.at(1_800_000_005) == (pytest.approx(150, abs=1e-3), True)
+
+
 def _inside(moment: float, spells: list[tuple[bool, float]]) -> bool:
     """Whether a moment is not at the edge of a spell, where one belongs to either."""
     edge = 0.0

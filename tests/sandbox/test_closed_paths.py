@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.sandbox import mends
+from helpers.sandbox.balancer import Balancer
 from helpers.sandbox.ec2.network import Network
 from tests.sandbox.test_balancer import REGION, App, Background, Region, Site, names
 
@@ -110,6 +111,22 @@ def shut_off(region):
 def timed(call) -> tuple[object, float]:
     began = time.monotonic()
     return call(), time.monotonic() - began
+
+
+def test_a_target_group_that_is_gone_between_two_looks_is_left_out():
+    class Swapped(dict):
+        def __contains__(self, arn):
+            return True  # so it was, a moment ago
+
+    world = SimpleNamespace(
+        _network=object(),
+        _records=lambda: 1,
+        _targets={"gone": {"target": SimpleNamespace(surveyed=0)}},
+        _groups=Swapped(),
+        _shut_at=1,
+        _survey=pytest.fail,
+    )
+    Balancer._survey_all(world)
 
 
 def test_an_open_path_changes_nothing(site, region):

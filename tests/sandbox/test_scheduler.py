@@ -9,8 +9,10 @@ from itertools import pairwise
 
 import pytest
 
+from helpers.sandbox.ecs import lifecycle
 from helpers.sandbox.ecs.lifecycle import BOOT, START_LEAST, START_MOST
 from helpers.sandbox.logs import ResourceInitializationError
+from helpers.sandbox.scheduler import RETRY_FIRST
 from tests.sandbox.ecs_world import BALANCER, CLUSTER, DELAY, GROUP, NETWORK, FakeProcess, Target, World
 
 BREAKER = {"deploymentCircuitBreaker": {"enable": True, "rollback": True}}
@@ -70,6 +72,15 @@ class TestATasksLife:
         assert spec.environment == {"COLOUR": "blue"}
         assert (spec.entry_point, spec.user, spec.read_only_root, spec.ulimits) == (None, None, False, ())
         assert spec.architecture == "X86_64"
+
+    @pytest.mark.parametrize(("asked", "told"), [(None, "x86_64"), ("ARM64", "arm64")])
+    def test_its_architecture_is_told(self, world, asked, told):
+        if asked:
+            world.ecs.definitions[world.definition]["runtimePlatform"] = {"cpuArchitecture": asked}
+        world.create(1)
+        world.run(2)
+        (task,) = world.call("DescribeTasks", tasks=[world.tasks()[0].id])["tasks"]
+        assert task["attributes"] == [{"name": "ecs.cpu-architecture", "value": told}]
 
     def test_gets_what_its_definition_says_of_a_container(self, world):
         limit = {"name": "nofile", "softLimit": 1000, "hardLimit": 2000}
@@ -411,17 +422,53 @@ class TestFailedStarts:
         assert (task.stop_code, task.exit_code) == ("EssentialContainerExited", 1)
         assert world.describe()["deployments"][0]["failedTasks"] == 1
 
-    def test_repeated_failures_wait_longer_and_longer_up_to_fifteen_minutes(self, world):
+    def test_repeated_failures_wait_longer_and_longer_up_to_27_minutes(self, world):
         world.runtime.missing.add("repository@sha256:1")
         world.create(1)
         world.run(6 * 3600, every=5)
         started = [task.created_at for task in world.tasks()]
         gaps = [later - earlier for earlier, later in pairwise(started)]
-        growing, last = gaps[:6], gaps[6:]
+        growing, last = gaps[:7], gaps[7:]
         assert growing == sorted(growing)
         assert growing[0] < 60
-        assert all(900 <= gap < 960 for gap in last)
+        assert last
+        assert all(1620 <= gap < 1680 for gap in last)
         assert world.events().count(INCONSISTENT) == 1
+
+    def test_a_new_task_definition_is_not_throttled(self, world):
+        world.runtime.missing.add("repository@sha256:1")
+        world.create(1)
+        world.run(3600, every=5)
+        before = len(world.tasks())
+        world.call("UpdateService", service="web", taskDefinition=world.ecs.register(2))
+        world.run(40)
+        assert len(world.tasks()) == before + 1
+        assert len(world.tasks("RUNNING")) == 1
+
+    def test_an_app_that_ends_at_once_is_neither_throttled_nor_told_of(self, world):
+        """ "Even if a task's container command immediately exits with a non-zero exit code, the task already moved to
+        the RUNNING state. Tasks that fail immediately because of command errors don't cause the throttle or the
+        service event message." """
+        world.runtime.crashing.add("repository@sha256:1")
+        world.create(1)
+        world.run(2 * 3600, every=5)
+        started = [task.created_at for task in world.tasks()]
+        gaps = [later - earlier for earlier, later in pairwise(started)]
+        assert len(gaps) > 100
+        assert all(RETRY_FIRST < gap < 60 for gap in gaps)
+        assert INCONSISTENT not in world.events()
+        assert world.describe()["deployments"][0]["failedTasks"] >= 100
+
+    def test_of_many_that_stopped_the_newest_stay_readable(self, world, monkeypatch):
+        monkeypatch.setattr(lifecycle, "EVIDENCE_MOST", 10)
+        world.runtime.crashing.add("repository@sha256:1")
+        world.create(1)
+        seen = {}
+        world.run(1800, watch=lambda: seen.update({task.id: task.created_at for task in world.tasks()}))
+        newest = sorted(seen, key=seen.get)[-len(world.tasks()) :]
+        assert len(seen) > 30
+        assert len(world.tasks("STOPPED")) == 10
+        assert [task.id for task in world.tasks()] == newest
 
     def test_a_refused_registration_is_told_and_tried_again(self, world):
         world.balancer.refuses = True

@@ -21,7 +21,8 @@ TAGS = [{"Key": "project", "Value": "lab"}]
 
 
 class Noting(Handler):
-    """A resource whose property `Value` says how it behaves: bad, half (fails once it exists), stuck, waits."""
+    """A resource whose property `Value` says how it behaves: bad, half (fails once it exists), stuck, waits, lingers
+    (its deletion is waited for)."""
 
     service = "ssm"
     acted = "Name Type Value AssumeRolePolicyDocument RoleName Path"
@@ -57,6 +58,9 @@ class Noting(Handler):
         self._note("delete", ctx, p)
         if p.get("Value") == "stuck":
             raise HandlerError("still in use")
+        if p.get("Value") == "lingers":
+            looks = iter([False])
+            ctx.until(lambda: next(looks, True), f"Resource {physical}", 3600)
         del self.world.there[physical]
 
     def describe(self, ctx, physical, p):
@@ -607,6 +611,34 @@ def test_deleting_a_stack_that_is_being_created(busy):
     assert busy.why("A", "CREATE_FAILED", stack_id) == "Resource creation cancelled"
     assert busy.stack(stack_id)["StackStatus"] == "DELETE_COMPLETE"
     assert busy.there == {}
+
+
+def test_a_creation_that_is_deleted_and_past_its_time_limit_is_gone(busy):
+    stack_id = busy.create({"A": one("lingers"), "B": one("waits", "A")}, TimeoutInMinutes=1)
+    assert busy.workers.waiting.wait(10)
+    busy("DeleteStack", StackName="s")
+    busy.clock.advance(120)
+    busy.workers.released.set()
+    busy.workers.join()
+    assert busy.why("B", "CREATE_FAILED", stack_id) == "Resource creation cancelled"
+    assert busy.stack(stack_id)["StackStatus"] == "DELETE_COMPLETE"
+    assert busy.there == {}
+
+
+def test_a_cancellation_that_comes_too_late_spares_the_clean_up(busy):
+    busy.create({"A": one("1"), "B": one("lingers")})
+    busy.workers.join()
+    busy.update({"A": one("waits")})
+    assert busy.workers.waiting.wait(10)
+    busy.go = True
+    busy("CancelUpdateStack", StackName="s")
+    busy.workers.released.set()
+    busy.workers.join()
+    assert busy.story()[-3:] == [
+        *(("B", "DELETE_IN_PROGRESS"), ("B", "DELETE_COMPLETE")),
+        ("s", "UPDATE_COMPLETE"),
+    ]
+    assert list(busy.there) == ["A-1"]
 
 
 LOST = f"""\

@@ -85,7 +85,8 @@ class StackOperations(Engine):
             self.event(stack, None, "ROLLBACK_FAILED" if failed else "ROLLBACK_COMPLETE", _undeleted(failed))
 
     def delete(self, stack: Stack, retained: set[str]) -> None:
-        stack.cancel.clear()
+        stack.cancel.clear()  # what stopped the creation must not stop its deletion, too
+        stack.deadline = None
         self._clean_up(stack)
         failed = self._remove_all(stack, retained)
         if not failed:
@@ -95,6 +96,7 @@ class StackOperations(Engine):
     def update(self, stack: Stack, wanted: Wanted) -> None:
         previous, before = stack.wanted, {name: replace(one) for name, one in stack.resources.items()}
         order, seen = stack.order(), len(stack.events)
+        stack.deadline = None  # it was the creation's
         for resource in stack.resources.values():
             resource.attempted = None
         failure = self._apply(stack, wanted)
@@ -102,7 +104,8 @@ class StackOperations(Engine):
             stack.garbage += [stack.resources.pop(name) for name in order if name not in wanted.resources]
             place = {name: index for index, name in enumerate(order)}
             stack.garbage.sort(key=lambda one: place.get(one.logical_id, -1), reverse=True)
-            self.event(stack, None, "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS")
+            self.event(stack, None, "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS")  # from now on none can cancel it
+            stack.cancel.clear()
             self._clean_up(stack)
             self.event(stack, None, "UPDATE_COMPLETE")
         elif stack.disable_rollback:

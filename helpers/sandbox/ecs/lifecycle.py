@@ -3,14 +3,14 @@
 Differs: how long a start takes on AWS is modelled, in AWS time; the image is pulled and the process started as soon
 as the task exists, so that its real start counts in and not on top. A task's health is its target's alone. StopTask
 drains a service's task like the scheduler does (deregister, delay, SIGTERM): AWS documents deregistration while
-DEACTIVATING, not the wait (C, U).
+DEACTIVATING, not the wait (C, U). Of a service's stopped tasks no more than the newest EVIDENCE_MOST stay readable.
 Nothing here knows of services: `step` tells what happened to which task, and the scheduler draws the conclusions.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -50,6 +50,7 @@ ATTEMPTS = (
 )
 REGISTER_AGAIN = 30.0  # AWS seconds before a refused registration is tried again (U)
 EVIDENCE = 3600.0  # real seconds that a stopped task stays readable (ECS: at least one hour)
+EVIDENCE_MOST = 1000  # and of one service, so that one that crashes for an hour can still be listed quickly
 
 
 class TargetHealth(Protocol):
@@ -373,8 +374,13 @@ class Lifecycle:
 
     def _forget(self, tasks: list[Task]) -> None:
         before = self.clock.monotonic() - EVIDENCE
-        for task in tasks:
-            if task.last_status == "STOPPED" and self._courses[task.arn].stopped_real < before:
+        kept: Counter[str] = Counter()  # by service
+        for task in reversed(tasks):  # the newest first
+            if task.last_status != "STOPPED":
+                continue
+            kept[task.service_arn or task.arn] += 1
+            spare = kept[task.service_arn or task.arn] > EVIDENCE_MOST
+            if spare or self._courses[task.arn].stopped_real < before:
                 with self.records.lock:
                     self.records.tasks.pop(task.arn, None)
                 del self._courses[task.arn]

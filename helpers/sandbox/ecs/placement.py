@@ -188,6 +188,7 @@ class Placement:
                 created_at=self.clock.time(),
                 security_groups=list(vpc.get("securityGroups", [])),
                 public_ip=vpc.get("assignPublicIp", "DISABLED") == "ENABLED",
+                architecture=definition.architecture,
                 **fields,
             )
             self.records.tasks[task.arn] = task

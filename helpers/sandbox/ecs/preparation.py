@@ -76,7 +76,7 @@ class Preparation:
         """UnableToAssume unless ECS may assume the definition's roles."""
         for kind in ("executionRoleArn", "taskRoleArn"):
             role, region = definition.raw.get(kind), definition.arn.split(":")[3]
-            context = {"aws:sourcearn": f"arn:aws:ecs:{region}:{ACCOUNT}:*"}
+            context = {"aws:sourcearn": f"arn:aws:ecs:{region}:{ACCOUNT}:*", "aws:requestedregion": region}
             if role and self.roles and not self.roles.trusts(role, PRINCIPAL, context):
                 raise UnableToAssume(role)
 
@@ -93,7 +93,7 @@ class Preparation:
         image = container["image"]
         reference = self.images.read(image)
         if reference is not None:
-            attempt.authorize()
+            attempt.authorize(reference)
             attempt.ask_for_manifest(image, reference)
         try:
             self.images.find(image, PLATFORMS.get(definition.architecture, definition.architecture))
@@ -121,12 +121,12 @@ class _Attempt:
         self._network, self._roles = preparation.network, preparation.roles
         self._role: str | None = definition.raw.get("executionRoleArn")
 
-    def authorize(self) -> None:
+    def authorize(self, reference: Reference) -> None:
         if self._no_way("ecr.api"):
             raise ResourceInitializationError(
                 reasons.registry_auth_timed_out(self.task.region), takes=GIVES_UP
             )
-        if refusal := self._refusal("ecr:GetAuthorizationToken", "*"):
+        if refusal := self._refusal("ecr:GetAuthorizationToken", "*", reference.region):
             raise ResourceInitializationError(reasons.registry_auth_denied(refusal, self.task.id))
 
     def ask_for_manifest(self, image: str, reference: Reference) -> None:
@@ -135,7 +135,7 @@ class _Attempt:
         path = f"{reference.repository}/manifests/{digest_or_tag}"
         if self._no_way("ecr.dkr"):
             raise CannotPullContainerError(reasons.manifest_timed_out(image, registry, path), takes=GIVES_UP)
-        if self._refusal("ecr:BatchGetImage", _arn(reference)):
+        if self._refusal("ecr:BatchGetImage", _arn(reference), reference.region):
             raise CannotPullContainerError(reasons.manifest_denied(image, registry, path))
 
     def ask_for_stream(self, container: dict[str, Any]) -> None:
@@ -152,12 +152,12 @@ class _Attempt:
         if options.get("awslogs-create-group") == "true":
             creates.insert(0, ("CreateLogGroup", group))
         for operation, resource in creates:
-            if refusal := self._refusal(f"logs:{operation}", resource):
+            if refusal := self._refusal(f"logs:{operation}", resource, region):
                 reason = reasons.logs_refused(operation, f"AccessDeniedException: {refusal}", self.task.id)
                 raise ResourceInitializationError(reason)
 
     def ask_for_layers(self, image: str, reference: Reference) -> None:
-        if self._refusal("ecr:GetDownloadUrlForLayer", _arn(reference)):
+        if self._refusal("ecr:GetDownloadUrlForLayer", _arn(reference), reference.region):
             raise CannotPullContainerError(reasons.layers_denied(_registry(reference), reference.repository))
         if self._no_way("s3"):
             host = f"s3.{reference.region}.amazonaws.com"
@@ -172,11 +172,11 @@ class _Attempt:
             log.info("task %s: no way to %s: %s", task.id, service, why)
         return bool(why)
 
-    def _refusal(self, action: str, resource: str) -> str | None:
-        """What AWS answers the execution role; None if it may."""
+    def _refusal(self, action: str, resource: str, region: str) -> str | None:
+        """What AWS in a region answers the execution role; None if it may."""
         if self._roles is None or self._role is None:
             return None
-        why = self._roles.why_not(self._role, action, resource)
+        why = self._roles.why_not(self._role, action, resource, {"aws:requestedregion": region})
         if why is None:
             return None
         user = f"arn:aws:sts::{ACCOUNT}:assumed-role/{role_name(self._role)}/{self.task.id}"

@@ -200,7 +200,7 @@ def describe(task: Task, *, tags: bool = False) -> dict[str, Any]:
         "healthStatus": "UNKNOWN",
         "availabilityZone": task.availability_zone,
         "attachments": [attachment],
-        "attributes": [{"name": "ecs.cpu-architecture", "value": "x86_64"}],
+        "attributes": [{"name": "ecs.cpu-architecture", "value": task.architecture.lower()}],
         "connectivity": "CONNECTED" if task.connected_at else None,
         "connectivityAt": moment(task.connected_at),
         "containers": [{name: value for name, value in container.items() if value is not None}],

@@ -4,7 +4,8 @@ Differs: `moto.iam.access_control` reads a statement's actions and resources. Wh
 here, and `tests/sandbox/iam/test_policies.py` fails when moto fills a gap: services as principals, a Deny without
 Resource, conditions of which it knows one operator, IAM's wildcards, and that a statement whose condition or principal
 does not fit says nothing instead of denying. Policy variables are not filled in. A condition with an operator that is
-not known (dates, IP addresses) is taken as not met, and logged.
+not known (dates, IP addresses) is taken as not met, and logged; so is a key that is not known, which counts as one
+that the request does not have.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Statement(IAMPolicyStatement):
     def _is_met(self, context: Mapping[str, str]) -> bool:
         conditions = self._statement.get("Condition") or {}
         return all(
-            _holds(operator, context.get(key.lower()), [_text(value) for value in _listed(values)])
+            _holds(operator, _value(key, context), [_text(value) for value in _listed(values)])
             for operator, pairs in conditions.items()
             for key, values in pairs.items()
         )
@@ -135,6 +136,12 @@ _NEGATED = {
     "ArnNotLike": "ArnLike",
     "NumericNotEquals": "NumericEquals",
 }
+
+
+def _value(key: str, context: Mapping[str, str]) -> str | None:
+    if key.lower() not in context:
+        log.warning("the condition key %s is not known here: taken as not in the request", key)
+    return context.get(key.lower())
 
 
 def _holds(operator: str, actual: str | None, wanted: list[str]) -> bool:

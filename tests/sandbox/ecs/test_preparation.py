@@ -38,6 +38,7 @@ class World:
         self.missing: str | None = None
         self.group_missing = False
         self.public_ip: set[bool] = set()
+        self.regions: set[str] = set()
         self.preparation = Preparation(self, self, self, self)
 
     def way_out(self, region: str, subnet_id: str, groups: list[str], *, public_ip: bool, service: str):
@@ -47,10 +48,14 @@ class World:
 
     def trusts(self, role: str, service: str, context: dict[str, str]) -> bool:
         assert service == "ecs-tasks.amazonaws.com"
-        assert context == {"aws:sourcearn": f"arn:aws:ecs:{REGION}:123456789012:*"}
+        assert context == {
+            "aws:sourcearn": f"arn:aws:ecs:{REGION}:123456789012:*",
+            "aws:requestedregion": REGION,
+        }
         return role not in self.distrusted
 
-    def why_not(self, role: str, action: str, resource: str) -> str | None:
+    def why_not(self, role: str, action: str, resource: str, context: dict[str, str]) -> str | None:
+        self.regions.add(context["aws:requestedregion"])
         self.asked.append(f"{action} {resource}")
         why = f"because no identity-based policy allows the {action} action"
         return why if action in self.denied else None
@@ -117,6 +122,14 @@ def task(image: str) -> Task:
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+def test_the_role_is_asked_in_the_region_that_is_called(world):
+    world.prepare()
+    assert world.regions == {REGION}
+    world.regions.clear()
+    world.prepare(f"{SHOP.replace(REGION, 'eu-west-1')}:v1", **{"awslogs-region": "eu-central-1"})
+    assert world.regions == {"eu-west-1", "eu-central-1"}
 
 
 REPOSITORY = f"arn:aws:ecr:{REGION}:123456789012:repository/shop"

@@ -115,6 +115,15 @@ def test_a_statement_with_a_condition_that_is_not_met_says_nothing(condition, me
         assert says(statement, **context) is (verdict if met else SILENT)
 
 
+def test_a_condition_key_that_is_not_known_is_logged(caplog):
+    elsewhere = {"StringNotEquals": {"aws:RequestedRegion": "us-east-1"}}
+    deny = {"Effect": "Deny", "Action": "*", "Resource": "*", "Condition": elsewhere}
+    assert says(deny, **{"aws:requestedregion": "us-east-1"}) is SILENT
+    assert not caplog.records
+    assert says(deny) is DENIED  # as IAM: a negated operator is met where there is no such key
+    assert "the condition key aws:RequestedRegion is not known here" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("statement", "verdict"),
     [

@@ -1,0 +1,71 @@
+"""Images and log groups of another region or account: they are asked for where they are."""
+
+from __future__ import annotations
+
+import boto3
+import pytest
+from botocore.exceptions import EndpointConnectionError
+
+from helpers.diagnosis.evidence import gather
+from tests import shop
+from tests.answers import Answers, aws
+from tests.story import START
+from tests.test_diagnose import Partly
+from tests.test_failures import refused
+
+__all__ = ["aws"]
+ABSENT = refused("RepositoryNotFoundException", "no such repository")
+
+
+def asked(aws: Answers, monkeypatch, host: str, logs: str, answer: dict | Exception, groups: object = None):
+    """(the evidence, regions by service, parameters of describe_images)"""
+    shop.open_shop(aws)
+    container = shop.container() | {"image": f"{host}/shop:v1"}
+    container["logConfiguration"]["options"]["awslogs-region"] = logs
+    aws["ecs", "DescribeTaskDefinition"] = {"taskDefinition": {"containerDefinitions": [container]}}
+    aws["ecr", "DescribeImages"] = answer
+    aws["logs", "DescribeLogGroups"] = groups or {"logGroups": []}
+    aws.answers = Partly(aws.answers, refused("AccessDenied"))
+    regions: dict[str, set] = {}
+
+    def client(name: str, region_name: str = "") -> object:
+        regions.setdefault(name, set()).add(region_name)
+        return aws.client(name)
+
+    monkeypatch.setattr(boto3, "client", client)
+    evidence = gather("shop", "shop", "", START, "us-east-1")
+    parameters = next(given for _, operation, given in aws.calls if operation == "DescribeImages")
+    return evidence, regions, parameters
+
+
+@pytest.mark.parametrize(
+    ("host", "region", "missing"),
+    [
+        ("123456789012.dkr.ecr.us-east-1.amazonaws.com", "", True),
+        ("123456789012.dkr.ecr.eu-west-1.amazonaws.com", "eu-west-1", True),
+        ("123456789012.dkr-ecr.eu-west-1.on.aws", "eu-west-1", True),
+        ("210987654321.dkr.ecr.us-east-1.amazonaws.com", "", False),
+        ("210987654321.dkr.ecr-fips.us-west-2.amazonaws.com", "us-west-2", False),
+    ],
+)
+def test_an_image_is_looked_for_in_its_own_registry(aws, monkeypatch, host, region, missing):
+    evidence, regions, parameters = asked(aws, monkeypatch, host, "us-east-1", ABSENT)
+    assert parameters["registryId"] == host[:12]
+    assert regions["ecr"] == {region}
+    assert bool(evidence.one("image").get("missing")) is missing
+    assert ("image" in evidence.unread) is not missing
+
+
+def test_a_log_group_is_looked_for_in_its_region(aws, monkeypatch):
+    host = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
+    _, regions, _ = asked(aws, monkeypatch, host, "eu-west-1", {"imageDetails": []})
+    assert "eu-west-1" in regions["logs"]
+
+
+def test_that_another_region_is_not_reached_leaves_the_rest(aws, monkeypatch):
+    host = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
+    lost = EndpointConnectionError(endpoint_url="https://logs.eu-wset-1.amazonaws.com")
+    evidence, _, _ = asked(aws, monkeypatch, host, "eu-wset-1", {"imageDetails": []}, lost)
+    assert "EndpointConnectionError" in evidence.unread["log_groups"]
+    assert evidence.has("image")
+    assert evidence.has("scalable_targets")
