@@ -67,7 +67,7 @@ class Diagnosis:
             going = "Nothing wrong so far, not at rest yet." if self.young else NOT_AT_REST
             yield wrap(f"{'Nothing wrong.' if self.at_rest else going} {self.about}")
             told = ", ".join(name.replace("_", " ") for name in self.checked)
-            yield wrap(f"Checked with {len(RULES)} rules: {told}.")
+            yield wrap(f"{len(RULES)} rules looked at: {told}.")
         elif not self.causes:
             yield wrap(f"Too little could be read to say anything. {self.about}")
         else:
@@ -145,7 +145,10 @@ def diagnose(
     if not (cluster and service):
         cluster, service, unread = _only(cluster, service)
     if not (cluster and service) and not stack:
-        return Diagnosis(f"There is no service {service or ''}".rstrip() + " to look at.", unread=unread)
+        about = f"There is no service {service or ''}".rstrip() + " to look at."
+        if any("Credentials" in reason for reason in unread.values()):
+            about = "AWS could not be asked: no credentials were found. `aws configure` or AWS_PROFILE say which to use."
+        return Diagnosis(about, unread=unread)
     evidence = gather(cluster or "", service or "", stack or service or "", now, region)
     return judge(evidence, wanted=("service", "stack") if stack else ("service",))
 
