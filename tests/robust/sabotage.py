@@ -39,7 +39,7 @@ views = SimpleNamespace(no_container="", table=[("cgroup", "this machine's")], c
     },
     "02": {
         "The good file has every answer that one wants, and hadolint saw one fault of the obvious one": """
-good = obvious
+sides = sides.assign(good=sides["obvious"])
 """,
         "Where an engine builds them, the good image is at most a third of the other and quicker to build again": (
             """
