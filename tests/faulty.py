@@ -21,9 +21,9 @@ NAME = "shop"
 
 @contextmanager
 def lab_of(state: Path, speed: float, runtime: str = "process") -> Iterator[Lab]:
-    """A sandbox of its own with the stack of notebook 08; the environment and boto3's session are what they were
-    afterwards: the next module's clients must not lead here."""
-    before, clients = dict(os.environ), boto3.DEFAULT_SESSION
+    """A sandbox of its own with the stack of notebook 08; the environment, boto3's session and the connected lab are
+    what they were afterwards: the next module's clients must not lead here."""
+    before, clients, connected = dict(os.environ), boto3.DEFAULT_SESSION, session.connected()
     os.environ["SANDBOX_STATE"] = str(state)
     try:
         lab = session.connect(name=NAME, speed=speed, runtime=runtime)
@@ -31,7 +31,7 @@ def lab_of(state: Path, speed: float, runtime: str = "process") -> Iterator[Lab]
         yield lab
     finally:
         session.stop(state)
-        boto3.DEFAULT_SESSION = clients
+        boto3.DEFAULT_SESSION, session._current = clients, connected
         os.environ.clear()
         os.environ.update(before)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from helpers import trials
+from helpers import session, trials
 from helpers.errors import StackFailed, TutorialError
 from helpers.templates import Diff, Finding, Findings, Template, template
 from helpers.trials import Answer, Trial, Trials
@@ -30,6 +30,12 @@ SERVICE = {
     "ResourceType": "AWS::ECS::Service",
     "PhysicalResourceId": "arn:aws:ecs:us-east-1:1:service/shop/shop",
 }
+
+
+@pytest.fixture(autouse=True)
+def no_lab(monkeypatch):
+    """Another test's may be connected still, and be called like the stack here."""
+    monkeypatch.setattr(session, "_current", None)
 
 
 def design(name: str) -> Template:
