@@ -44,10 +44,11 @@ class FailedTask:
         """The same for tasks that failed in the same way: their reasons may differ in addresses and ids."""
         return plain(self.reason), self.exit_code
 
-    def told(self, failed: int = 1) -> list[str]:
-        """As lines of a message; `failed` tasks did in all."""
+    def told(self, failed: int = 1, *, last: bool = True) -> list[str]:
+        """As lines of a message; `failed` tasks did in all, and this was the `last` of them."""
         code = "" if self.exit_code is None else f" (exit code {self.exit_code})"
-        first = f"task {self.task}" if failed == 1 else f"{failed} tasks failed, the last one is {self.task}"
+        which = "the last one" if last else "one of them"
+        first = f"task {self.task}" if failed == 1 else f"{failed} tasks failed, {which} is {self.task}"
         said = [f"{first}: {self.reason.rstrip('.')}{code}."]
         if self.lines:
             return [*said, f"its last log lines, in {self.log}:", *(f"    {line}" for line in self.lines)]
@@ -100,9 +101,7 @@ class Witness:
 
     def tells(self) -> list[str]:
         """What was seen, as lines of a message."""
-        failed = list(self._failed.values())
-        best = [one for one in failed if one.lines] or failed
-        lines = best[-1].told(len(failed)) if best else []
+        lines = most_telling(list(self._failed.values())) if self._failed else []
         return lines + [f"event: {message}" for message in self._events]
 
     def repeated(self) -> int:
@@ -132,6 +131,15 @@ def trouble(service: Service) -> str:
     unwell = targets[targets["state"] != "healthy"]
     lines += [f"target {row['target']} {row['state']}: {row['reason']}" for _, row in unwell.iterrows()]
     return "\n".join(lines)
+
+
+def most_telling(failed: list[FailedTask]) -> list[str]:
+    """The lines of one of them that failed as the last one did: the last whose log is whole. A log that goes with its
+    stack may go before the last task's last lines are in it."""
+    alike = [one for one in failed if one.kind == failed[-1].kind and one.lines]
+    wordy = alike or [one for one in failed if one.lines] or failed
+    best = max(reversed(wordy), key=lambda one: len(one.lines))
+    return best.told(len(failed), last=best is failed[-1])
 
 
 def is_failure(task: dict[str, Any]) -> bool:

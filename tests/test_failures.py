@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from botocore.exceptions import ClientError
 
-from helpers.failures import LOOKS, Witness, failed_task, is_failure
+from helpers.failures import LOOKS, FailedTask, Witness, failed_task, is_failure, most_telling
 from helpers.services import Service
 from tests import shop
 from tests.answers import Answers, aws
@@ -92,6 +92,32 @@ def test_a_witness_remembers_what_is_gone_and_waits_for_late_lines(aws: Answers)
     aws["ecs", "ListTasks"] = refused("ClusterNotFoundException")
     witness.look()
     assert witness.tells()[-1] == "    at last"
+
+
+@pytest.mark.parametrize(
+    ("logs", "told"),
+    [
+        ([("starting", "no URL"), ("starting", "no URL")], "3"),
+        ([("starting", "no URL"), ("starting",)], "2"),
+        ([("starting",), ()], "2"),
+        ([(), ()], "3"),
+    ],
+    ids=["both whole", "the last one's is cut short", "the last one's is lost", "none"],
+)
+def test_of_tasks_that_failed_alike_the_one_whose_log_is_whole_tells(logs, told):
+    """The group goes with its stack, maybe before the last lines are in it."""
+    wordy = FailedTask("1", "Something else.", 1, "/ecs/shop", ("a", "much", "longer", "log"))
+    failed = [
+        wordy,
+        *(FailedTask(n, "It exited.", 3, "/ecs/shop", log) for n, log in zip("23", logs, strict=True)),
+    ]
+    which = "the last one" if told == "3" else "one of them"
+    lines = most_telling(failed)
+    if any(logs):
+        assert lines[0] == f"3 tasks failed, {which} is {told}: It exited (exit code 3)."
+        assert lines[2:] == ["    starting", *["    no URL"] * (len(logs[0]) - 1)]
+    else:
+        assert lines[0] == "3 tasks failed, one of them is 1: Something else (exit code 1)."
 
 
 def test_a_witness_does_not_read_a_log_for_ever(aws: Answers):

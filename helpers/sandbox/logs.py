@@ -10,6 +10,7 @@ they are delivered some never come, as in the driver's non-blocking mode; a line
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,7 @@ class AwsLogs:
         self.records, self.aws, self.clock = records, aws, clock
         self._regions: dict[str, str] = {}  # by task ARN
         self._tails: dict[str, Tail] = {}
+        self._delivering = threading.Lock()  # `step` and `deliver` may be called by two threads
         self._prune_due = clock.monotonic() + PRUNED_EVERY
 
     def open_stream(self, task: Task, container: dict[str, Any]) -> tuple[str, str] | None:
@@ -99,6 +101,15 @@ class AwsLogs:
             region = self._regions.pop(spec.task_arn, spec.region)
             self._tails[spec.task_arn] = Tail(task, region, spec.log_group, spec.log_stream)
 
+    def deliver(self, task: RunningTask) -> None:
+        """What a task that has ended wrote last. Docker closes a container's log driver, which waits for that, before
+        it says that the container has ended (moby, `handleContainerExit`; that Fargate does so too is inferred: U)."""
+        self.follow(task)
+        if tail := self._tails.get(task.spec.task_arn):
+            with self._delivering:
+                if not tail.done:
+                    self._deliver(tail)
+
     def step(self) -> None:
         with self.records.lock:
             running = {arn: task.process for arn, task in self.records.tasks.items() if task.process}
@@ -106,7 +117,8 @@ class AwsLogs:
             self.follow(process)
         for arn, tail in list(self._tails.items()):
             if not tail.done:
-                self._deliver(tail)
+                with self._delivering:
+                    self._deliver(tail)
             elif arn not in running:
                 del self._tails[arn]
         if self.clock.monotonic() >= self._prune_due:

@@ -76,6 +76,7 @@ class Scheduler:
             runtime,
             health,
             preparation,
+            logs,
             self._grace,
             executor or ThreadPoolExecutor(PULLS, thread_name_prefix="launch"),
             rng or random.Random(),

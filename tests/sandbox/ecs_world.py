@@ -15,7 +15,7 @@ from helpers.sandbox.ecs.services import Service
 from helpers.sandbox.endpoint import Call
 from helpers.sandbox.records import Records, Task
 from helpers.sandbox.scheduler import Scheduler
-from helpers.sandbox.tasks import CannotPullContainerError, TaskSpec
+from helpers.sandbox.tasks import CannotPullContainerError, RunningTask, TaskSpec
 from tests.sandbox.manual_clock import ManualClock
 
 REGION = "us-east-1"
@@ -96,11 +96,15 @@ class FakeRuntime:
 class FakeLogs:
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.delivered: list[str] = []  # ids of tasks that were known to have ended
 
     def open_stream(self, task: Task, container: dict[str, Any]) -> tuple[str, str] | None:
         if self.error:
             raise self.error
         return "/ecs/lab", f"app/{container['name']}/{task.id}"
+
+    def deliver(self, task: RunningTask) -> None:
+        self.delivered.append(task.spec.task_id)
 
 
 class FakeBalancer:

@@ -14,8 +14,9 @@ from moto import mock_aws
 
 from helpers.sandbox import logs as module
 from helpers.sandbox.logs import MAX_EVENT, AwsLogs, LogRefused, batches, split_lines
-from helpers.sandbox.records import Records, Task
+from helpers.sandbox.records import Records
 from tests.sandbox.manual_clock import ManualClock
+from tests.sandbox.task_record import task_record
 
 REGION, GROUP, STREAM = "us-east-1", "/ecs/shop", "web/app/7f3c"
 BEGIN = round(time.time())  # as in CloudWatch, moto takes only events of about now
@@ -44,9 +45,7 @@ class Bench:
         self.cloudwatch: Any = boto3.client("logs", REGION)
         self.logs = AwsLogs(self.records, lambda service, region: self.cloudwatch, self.clock)
         self.process: Any = Process(directory / "output.log")
-        self.task = Task(
-            ARN, REGION, "", "", "service:shop", 256, 512, "us-east-1a", "", "172.31.0.10", "", "app", "", 0.0
-        )
+        self.task = task_record(ARN)
         self.records.tasks[ARN] = self.task
 
     def container(self, **options: str) -> dict[str, Any]:
@@ -97,6 +96,17 @@ def test_the_last_words_of_a_task_arrive_though_its_record_forgets_it(bench: Ben
     bench.logs.step()
     assert bench.lines() == ["listening", "Error: no such tab"]
     bench.logs.step()
+    bench.logs.step()
+    assert len(bench.lines()) == 2
+
+
+def test_what_a_task_wrote_last_is_there_before_its_end_is_told_and_once(bench: Bench) -> None:
+    bench.begin()
+    bench.process.say(b"listening\nError: no such tab")
+    bench.process.code = 1
+    bench.logs.deliver(bench.process)
+    assert bench.lines() == ["listening", "Error: no such tab"]
+    bench.logs.deliver(bench.process)
     bench.logs.step()
     assert len(bench.lines()) == 2
 

@@ -302,6 +302,7 @@ class TestReplacement:
         world.run(1)
         assert (dead.private_ip, 3000) not in world.balancer.targets
         assert (dead.last_status, dead.desired_status) == ("DEPROVISIONING", "STOPPED")
+        assert world.logs.delivered == [dead.id], "its last words are there when ECS tells of its end"
         world.run(60)
         assert (dead.stop_code, dead.stopped_reason) == (
             "EssentialContainerExited",
@@ -420,6 +421,7 @@ class TestFailedStarts:
         world.run(40)
         task = world.tasks()[0]
         assert (task.stop_code, task.exit_code) == ("EssentialContainerExited", 1)
+        assert world.logs.delivered[0] == task.id
         assert world.describe()["deployments"][0]["failedTasks"] == 1
 
     def test_repeated_failures_wait_longer_and_longer_up_to_27_minutes(self, world):

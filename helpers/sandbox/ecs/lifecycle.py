@@ -22,7 +22,7 @@ from botocore.exceptions import ClientError
 
 from helpers.sandbox.clock import Clock
 from helpers.sandbox.ecs.placement import Placement
-from helpers.sandbox.ecs.preparation import Preparation, task_spec
+from helpers.sandbox.ecs.preparation import Logs, Preparation, task_spec
 from helpers.sandbox.ecs.services import STARTING
 from helpers.sandbox.logs import ResourceInitializationError
 from helpers.sandbox.records import Records, Task
@@ -115,13 +115,15 @@ class Lifecycle:
         runtime: Runtime,
         health: Health,
         preparation: Preparation,
+        logs: Logs,
         grace: Callable[[Task], float],
         executor: Executor,
         random: Random,
         in_flight: Callable[[str, int], int],
     ):
         self.clock, self.records, self.placement, self.runtime = clock, records, placement, runtime
-        self.health, self.preparation, self.grace, self.in_flight = health, preparation, grace, in_flight
+        self.health, self.preparation, self.logs = health, preparation, logs
+        self.grace, self.in_flight = grace, in_flight
         self._executor, self._random = executor, random
         self._courses: dict[str, _Course] = {}
 
@@ -313,6 +315,7 @@ class Lifecycle:
         """The process ended though nobody asked it to."""
         process = task.process
         assert process is not None
+        self.logs.deliver(process)
         now, code = self.clock.time(), process.poll()
         with self.records.lock:
             task.execution_stopped_at, task.exit_code = now, code
@@ -352,6 +355,7 @@ class Lifecycle:
     def _ended(self, task: Task, course: _Course) -> None:
         """The process is gone, as asked."""
         if task.process is not None and task.execution_stopped_at is None:
+            self.logs.deliver(task.process)
             with self.records.lock:
                 task.execution_stopped_at, task.exit_code = self.clock.time(), task.process.poll()
         self._deprovision(task, course)

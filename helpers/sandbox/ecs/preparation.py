@@ -23,7 +23,7 @@ from helpers.sandbox.endpoint import ACCOUNT, AwsError
 from helpers.sandbox.iam.roles import Roles, role_name
 from helpers.sandbox.logs import LogRefused, ResourceInitializationError, stream_name
 from helpers.sandbox.records import Task
-from helpers.sandbox.tasks import CannotPullContainerError, TaskSpec
+from helpers.sandbox.tasks import CannotPullContainerError, RunningTask, TaskSpec
 
 log = logging.getLogger("sandbox.scheduler")
 
@@ -58,6 +58,7 @@ class Network(Protocol):
 
 class Logs(Protocol):
     def open_stream(self, task: Task, container: dict[str, Any]) -> tuple[str, str] | None: ...
+    def deliver(self, task: RunningTask) -> None: ...
 
 
 class Preparation:
