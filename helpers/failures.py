@@ -203,9 +203,8 @@ def _last_words(task: dict[str, Any], definition: dict[str, Any], name: str) -> 
             if configuration.get("logDriver") == "awslogs" and "awslogs-stream-prefix" in options:
                 group, task_id = options["awslogs-group"], task["taskArn"].rsplit("/", 1)[-1]
                 stream = f"{options['awslogs-stream-prefix']}/{container['name']}/{task_id}"
-                answer = boto3.client("logs").get_log_events(
-                    logGroupName=group, logStreamName=stream, limit=LAST
-                )
+                logs = boto3.client("logs", region_name=options.get("awslogs-region"))
+                answer = logs.get_log_events(logGroupName=group, logStreamName=stream, limit=LAST)
                 return group, tuple(event["message"] for event in answer["events"])
     except ClientError as error:
         if not _is_gone(error):

@@ -6,7 +6,7 @@ is answered late does not catch up. How many users, and how fast each, stands in
 
     {"start": T}                           real epoch seconds of the first user; bins count from here
     {"at": T, "users": N, "each": R}       from now on N users, R requests a real second each
-    {"bin": K, "ms": […], "failed": {…}}   what ended in [start + K/2 s, start + (K+1)/2 s)
+    {"bin": K, "ms": […], "failed": {…}}   what ended in [start + K/4 s, start + (K+1)/4 s)
     {"stopped": T}                         the last answer is in
 """
 
@@ -28,7 +28,7 @@ CONTROL = Path(os.environ["TUTORIAL_LOAD_CONTROL"])
 RECORD = Path(os.environ["TUTORIAL_LOAD_RECORD"])
 # Real seconds: whatever happens to the parent, no load is longer.
 SECONDS = float(os.environ["TUTORIAL_LOAD_SECONDS"])
-BIN = 0.5  # real seconds
+BIN = 0.25  # real seconds
 AT_ONCE = 1000  # users started or stopped in a second: a step is a step
 STARTED = time.time()
 PARENT = os.getppid()

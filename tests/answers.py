@@ -21,20 +21,22 @@ class Answers:
     def __init__(self) -> None:
         self.answers: dict[tuple[str, str], Answer] = {}
         self.calls: list[tuple[str, str, dict]] = []
+        self.regions: list[str] = []  # each call's
         self._session = boto3.session.Session("test", "test", region_name="us-east-1")
 
     def __setitem__(self, key: tuple[str, str], answer: Answer) -> None:
         self.answers[key] = answer
 
-    def client(self, name: str) -> Any:
-        client = self._session.client(name)
-        client.meta.events.register("provide-client-params.*.*", self._note(name))
+    def client(self, name: str, region_name: str | None = None) -> Any:
+        client = self._session.client(name, region_name)
+        client.meta.events.register("provide-client-params.*.*", self._note(name, client.meta.region_name))
         client.meta.events.register("before-call.*.*", self._answer(name))
         return client
 
-    def _note(self, service: str) -> Callable:
+    def _note(self, service: str, region: str) -> Callable:
         def note(params: dict, model, **_: object) -> None:
             self.calls.append((service, model.name, params))
+            self.regions.append(region)
 
         return note
 

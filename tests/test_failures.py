@@ -34,6 +34,16 @@ def test_a_failed_task_tells_its_reason_exit_code_and_last_lines(aws: Answers):
     assert not asked.get("startFromHead"), "the last lines, not the first"
 
 
+def test_the_log_is_read_in_the_region_that_it_is_in(aws: Answers):
+    shop.open_shop(aws)
+    elsewhere = shop.container()
+    elsewhere["logConfiguration"]["options"]["awslogs-region"] = "eu-west-1"
+    aws["ecs", "DescribeTaskDefinition"] = {"taskDefinition": {"containerDefinitions": [elsewhere]}}
+    failed_task(shop.stopped())
+    assert (aws.calls[-1][1], aws.regions[-1]) == ("GetLogEvents", "eu-west-1")
+    assert set(aws.regions[:-1]) == {"us-east-1"}
+
+
 def test_the_containers_own_reason_says_more_than_the_tasks(aws: Answers):
     shop.open_shop(aws)
     container = {"name": "app", "exitCode": 137, "reason": "OutOfMemoryError: killed"}

@@ -184,7 +184,7 @@ def eventful() -> Report:
     record.add({"at": 1000.0, "users": 2, "each": 5.0})
     for half_second in range(20):
         failed = {"HTTP 502": 3} if half_second == 8 else {}
-        record.add({"bin": half_second, "ms": [8.0] * (5 - 3 * bool(failed)), "failed": failed})
+        record.add({"bin": 2 * half_second, "ms": [8.0] * (5 - 3 * bool(failed)), "failed": failed})
     spans = (
         Span("before", 1000, 1004, 1004),
         Span("killed", 1004, 1008, 1008),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -254,12 +255,12 @@ def by_hand() -> Report:
         {"start": 100.0},
         {"at": 100.0, "users": 1, "each": 4.0},
         {"bin": 0, "ms": [10, 20], "failed": {}},
-        {"bin": 1, "ms": [30, 40], "failed": {}},
-        {"bin": 3, "ms": [50], "failed": {"HTTP 503": 2}},
+        {"bin": 2, "ms": [30, 40], "failed": {}},
+        {"bin": 6, "ms": [50], "failed": {"HTTP 503": 2}},
         {"at": 102.5, "users": 2, "each": 5.0},
-        {"bin": 4, "ms": [100, 200, 300], "failed": {}},
-        {"bin": 7, "ms": [400], "failed": {}},
-        {"bin": 8, "ms": [900], "failed": {}},
+        {"bin": 8, "ms": [100, 200, 300], "failed": {}},
+        {"bin": 14, "ms": [400], "failed": {}},
+        {"bin": 16, "ms": [900], "failed": {}},
         {"stopped": 104.3},
     ):
         record.add(line)
@@ -295,6 +296,20 @@ def test_phases_by_hand(by_hand):
         0,
         250,
     )
+
+
+def test_a_hiccup_of_this_machine_is_not_the_services():
+    """What a service carries is asked in one real second; half a second in which nothing ran at all must not halve it."""
+    record = Record()
+    record.add({"start": 100.0})
+    for number, served in enumerate([18, 19, 18, 0, 0, 18, 19, 18]):
+        record.add({"bin": number, "ms": [200.0] * served, "failed": {}})
+    span = Span("flat out", 100, 102, 102)
+    report = Report("http://x", record, AwsTime(90.0, 1_000_000.0, 60.0), (span,), "sandbox", "process")
+    assert report.rate == 55
+    assert report.median_rate == 72
+    nothing = replace(report, spans=(Span("", 102, 104, 104),))
+    assert nothing.median_rate == 0
 
 
 def test_one_phase_by_hand(by_hand):
