@@ -25,6 +25,11 @@ from tests.sandbox.manual_clock import ManualClock
 STARTS_IN = 25.0  # AWS seconds from a raised desired count to a healthy task
 REGION = "eu-north-1"
 NUMBERS = itertools.count(1)
+WHERE = {  # what scales, unless a test says otherwise
+    "ServiceNamespace": "ecs",
+    "ResourceId": "service/lab/web",
+    "ScalableDimension": "ecs:service:DesiredCount",
+}
 
 
 @dataclass
@@ -152,11 +157,7 @@ class Chain:
     def scalable(
         self, name: str, minimum: int = 2, maximum: int = 10, target: float = 50.0, **policy: Any
     ) -> dict:
-        where = {
-            "ServiceNamespace": "ecs",
-            "ResourceId": f"service/lab/{name}",
-            "ScalableDimension": "ecs:service:DesiredCount",
-        }
+        where = {**WHERE, "ResourceId": f"service/lab/{name}"}
         scaling = self.aws("application-autoscaling")
         scaling.register_scalable_target(**where, MinCapacity=minimum, MaxCapacity=maximum)
         return scaling.put_scaling_policy(
@@ -169,6 +170,11 @@ class Chain:
                 **policy,
             },
         )
+
+    def activities(self, **options: Any) -> list[dict[str, Any]]:
+        """The scaling activities of the service `web`."""
+        scaling = self.aws("application-autoscaling")
+        return scaling.describe_scaling_activities(**WHERE, **options)["ScalingActivities"]
 
     def advance(self, seconds: float, tick: float = 5.0) -> None:
         """Let so many AWS seconds pass."""

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from helpers.sandbox.alarms import Verdict, evaluate, evaluation_range, reason
-from tests.sandbox.chain import Chain
 
 VALUES = {"X": 90.0, "0": 10.0, "-": None}
 TREATMENTS = ("missing", "ignore", "breaching", "notBreaching")
@@ -123,13 +122,6 @@ def test_a_long_reason_names_the_most_recent_datapoints_only():
 
 
 # ---- with moto ----
-
-
-@pytest.fixture
-def chain():
-    chain = Chain()
-    yield chain
-    chain.close()
 
 
 def put_alarm(chain, name="cpu", **options):

@@ -7,25 +7,7 @@ import statistics
 import pytest
 
 from helpers.sandbox.endpoint import AwsError
-from tests.sandbox.chain import Chain
-
-WHERE = {
-    "ServiceNamespace": "ecs",
-    "ResourceId": "service/lab/web",
-    "ScalableDimension": "ecs:service:DesiredCount",
-}
-
-
-@pytest.fixture
-def chain():
-    chain = Chain()
-    yield chain
-    chain.close()
-
-
-def activities(chain, **options):
-    found = chain.aws("application-autoscaling").describe_scaling_activities(**WHERE, **options)
-    return found["ScalingActivities"]
+from tests.sandbox.chain import WHERE
 
 
 def between(start, end, percent, otherwise=20.0):
@@ -67,7 +49,7 @@ def test_two_calm_steps_out_rest_below_the_target_and_one_step_in(chain):
     assert down - drop >= 15 * 60
     assert 45 < 100 * offered["during"] / 6 < 50  # where it rested: neither alarm fires
     assert len(chain.records.running()) == 2
-    done = [one for one in activities(chain) if one["StatusCode"] == "Successful"]
+    done = [one for one in chain.activities() if one["StatusCode"] == "Successful"]
     assert [one["Description"] for one in done] == [f"Setting desired count to {n}." for n in (2, 6, 4)]
 
 
@@ -75,10 +57,10 @@ def test_an_activity_is_told_as_at_aws(chain):
     chain.service("web", 2, between(300, 9000, 100.0))
     high = chain.scalable("web")["Alarms"][0]["AlarmName"]
     chain.advance(300 + 360)
-    (activity,) = activities(chain)
+    (activity,) = chain.activities()
     assert activity["StatusCode"] == "InProgress"
     chain.advance(60)
-    (activity,) = activities(chain)
+    (activity,) = chain.activities()
     assert activity.pop("ActivityId")
     assert 0 < (activity.pop("EndTime") - activity.pop("StartTime")).total_seconds() <= 60
     assert activity == {
@@ -94,8 +76,8 @@ def test_why_it_did_not_scale_is_told_once_and_only_when_asked(chain):
     chain.service("web", 2, between(0, 9000, 100.0))
     chain.scalable("web", maximum=2)
     chain.advance(900)
-    assert activities(chain) == []
-    (activity,) = activities(chain, IncludeNotScaledActivities=True)
+    assert chain.activities() == []
+    (activity,) = chain.activities(IncludeNotScaledActivities=True)
     assert activity["Description"] == "Attempting to scale due to alarm triggered"
     assert activity["StatusCode"] == "Failed"
     assert activity["NotScaledReasons"] == [{"Code": "AlreadyAtMaxCapacity", "MaxCapacity": 2}]
@@ -108,7 +90,7 @@ def test_registering_brings_the_service_into_the_range(chain, tasks, limits, rea
     chain.advance(60)
     assert [desired for _, desired in service.history] == ([reached] if reached else [])
     which = "minimum" if reached == limits[0] else "maximum"
-    causes = [one["Cause"] for one in activities(chain)]
+    causes = [one["Cause"] for one in chain.activities()]
     assert causes == ([f"{which} capacity was set to {reached}"] if reached else [])
 
 
@@ -154,7 +136,7 @@ def test_a_change_that_ecs_refuses_has_failed(chain):
 
     chain.endpoint.handlers["ecs", "UpdateService"] = refuse
     chain.advance(420)
-    failed = activities(chain)[-1]
+    failed = chain.activities()[-1]
     assert failed["StatusCode"] == "Failed"
     assert failed["StatusMessage"] == (
         "Failed to set desired count to 4. Reason: Service was not ACTIVE. (Service: AmazonECS; Status Code: 400; Error "
@@ -167,7 +149,7 @@ def test_a_change_whose_tasks_never_run_is_unfulfilled(chain, monkeypatch):
     chain.scalable("web")
     monkeypatch.setattr(chain, "_schedule", lambda: None)
     chain.advance(1500)
-    first = activities(chain)[-1]
+    first = chain.activities()[-1]
     assert (first["StatusCode"], first["Description"]) == ("Unfulfilled", "Setting desired count to 3.")
 
 
@@ -179,7 +161,7 @@ def test_a_newer_change_overrides_one_in_progress(chain, monkeypatch):
     assert service.desired == 3
     chain.scalable("web", minimum=5)
     chain.advance(10)
-    assert [(one["Description"], one["StatusCode"]) for one in activities(chain)] == [
+    assert [(one["Description"], one["StatusCode"]) for one in chain.activities()] == [
         ("Setting desired count to 5.", "InProgress"),
         ("Setting desired count to 3.", "Overridden"),
     ]

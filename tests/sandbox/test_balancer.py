@@ -121,6 +121,9 @@ class Region:
         self.balancer.stop()
         self.endpoint.stop()
 
+    def site(self, **target_group) -> Site:
+        return Site(self, **target_group)
+
     def until(self, claim: Callable[[], object], within: float = 10.0) -> None:
         """Step as the sandbox's loop does until the claim holds."""
         until(lambda: claim() or self.balancer.step(), within)
@@ -258,25 +261,6 @@ def region(tmp_path_factory) -> Iterator[Region]:
     region = Region(tmp_path_factory.mktemp("state"))
     yield region
     region.close()
-
-
-@pytest.fixture
-def new_site(region) -> Iterator[Callable[..., Site]]:
-    sites: list[Site] = []
-
-    def make(**target_group) -> Site:
-        sites.append(Site(region, **target_group))
-        return sites[-1]
-
-    yield make
-    for site in sites:
-        site.close()
-    region.balancer.step()
-
-
-@pytest.fixture
-def site(new_site) -> Site:
-    return new_site()
 
 
 # The load balancer and its listeners

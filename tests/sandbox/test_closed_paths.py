@@ -32,6 +32,9 @@ class Guarded(Region):
         self.allow(self.front, 80, IpRanges=[{"CidrIp": "0.0.0.0/0"}])
         self.let_tasks_in()
 
+    def site(self, **target_group) -> GuardedSite:
+        return GuardedSite(self, **target_group)
+
     def task_at(self, region: str, ip: str) -> SimpleNamespace | None:
         return self.tasks.get(ip)
 
@@ -72,25 +75,6 @@ def region(tmp_path_factory) -> Iterator[Guarded]:
     region = Guarded(tmp_path_factory.mktemp("state"))
     yield region
     region.close()
-
-
-@pytest.fixture
-def new_site(region) -> Iterator:
-    sites: list[GuardedSite] = []
-
-    def make(**target_group) -> GuardedSite:
-        sites.append(GuardedSite(region, **target_group))
-        return sites[-1]
-
-    yield make
-    for site in sites:
-        site.close()
-    region.balancer.step()
-
-
-@pytest.fixture
-def site(new_site) -> GuardedSite:
-    return new_site()
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from helpers.errors import TutorialError
 from helpers.faults import kill_task
 from helpers.sandbox.control import PREFIX, Control
 from helpers.sandbox.endpoint import Endpoint
-from helpers.sandbox.records import Records, Task
+from helpers.sandbox.records import Records
+from tests.sandbox.task_record import task_record
 
 ID = "0123456789abcdef0123456789abcdef"
 KILL = f"/_sandbox/tasks/{ID}/kill"
@@ -40,10 +41,7 @@ def process():
 def control(process) -> Control:
     records = Records()
     arn = f"arn:aws:ecs:us-east-1:123456789012:task/shop/{ID}"
-    texts = ("us-east-1", "cluster", "definition", "service:shop")
-    places = ("us-east-1a", "subnet", "172.31.0.4", "eni", "app", "image")
-    task = Task(arn, *texts, 256, 512, *places, 0.0, last_status="RUNNING", process=process)
-    records.tasks[arn] = task
+    records.tasks[arn] = task_record(arn, last_status="RUNNING", process=process)
     return Control(records)
 
 

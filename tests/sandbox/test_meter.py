@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
 
+from helpers.sandbox.elb.access_log import Request
 from helpers.sandbox.meter import PUBLICATION_DELAY
-from tests.sandbox.chain import Chain
 
 MIB = 1024**2
-
-
-@pytest.fixture
-def chain():
-    chain = Chain()
-    yield chain
-    chain.close()
-
-
-@dataclass
-class Request:
-    time: float
-    load_balancer_arn: str
-    target_group_arn: str | None
-    target: tuple[str, int] | None
-    elb_status: int
-    target_status: int | None
-    seconds: float = 0.05
-    counted: bool = True
 
 
 @dataclass
@@ -290,9 +271,8 @@ def test_response_times_keep_their_distribution(chain, balanced):
 
 def test_a_request_that_ended_in_a_pause_is_not_counted(chain, balanced):
     _, of_group = balanced
-    chain.requests = requests(chain, 1, [(200, 200)] * 5)
-    for request in chain.requests[:2]:
-        request.counted = False
+    served = requests(chain, 1, [(200, 200)] * 5)
+    chain.requests = [replace(request, counted=False) for request in served[:2]] + served[2:]
     chain.advance(60 * 2 + PUBLICATION_DELAY + 60)
     assert read(chain, "RequestCount", "Sum", "AWS/ApplicationELB", **of_group) == {1: 3}
 

@@ -18,21 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.sandbox.ecr import layers, snapshots
-from helpers.sandbox.endpoint import AwsError, Call, Endpoint
+from helpers.sandbox.endpoint import AwsError, Call
 from helpers.sandbox.registry import CannotPullContainer, Image, Registry
 from tests.sandbox.manual_clock import ManualClock
 
 REGION = "us-east-1"
 SHOP = f"123456789012.dkr.ecr.{REGION}.amazonaws.com/shop"
 OCI = "application/vnd.oci.image.manifest.v1+json"
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    endpoint = Endpoint()
-    endpoint.start()
-    yield endpoint
-    endpoint.stop()
 
 
 @pytest.fixture

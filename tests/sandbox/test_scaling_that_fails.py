@@ -7,33 +7,17 @@ import json
 import pytest
 from botocore.exceptions import ClientError
 
+from helpers.sandbox.elb.access_log import Request
 from helpers.sandbox.meter import PUBLICATION_DELAY
 from helpers.sandbox.stacks import CloudFormation
-from tests.sandbox.chain import Chain
-from tests.sandbox.test_meter import Health, Request
+from tests.sandbox.chain import WHERE
+from tests.sandbox.test_meter import Health
 
-WHERE = {
-    "ServiceNamespace": "ecs",
-    "ResourceId": "service/lab/web",
-    "ScalableDimension": "ecs:service:DesiredCount",
-}
 MEMORY = {
     "TargetValue": 80.0,
     "PredefinedMetricSpecification": {"PredefinedMetricType": "ECSServiceAverageMemoryUtilization"},
 }
 MIB = 1024**2
-
-
-@pytest.fixture
-def chain():
-    chain = Chain()
-    yield chain
-    chain.close()
-
-
-def activities(chain, **options):
-    found = chain.aws("application-autoscaling").describe_scaling_activities(**WHERE, **options)
-    return found["ScalingActivities"]
 
 
 def alarm(chain, kind, policy="cpu"):
@@ -126,7 +110,7 @@ def test_no_requests_are_no_data_and_nothing_scales_in_until_there_are_some(chai
 
     def minutes(count: int, requests: int) -> None:
         for _ in range(count):
-            one = Request(chain.clock.time(), balancer, group, ("10.0.0.1", 3000), 200, 200)
+            one = Request(chain.clock.time(), balancer, group, ("10.0.0.1", 3000), 200, 200, 0.05)
             chain.requests = [one] * requests
             chain.advance(60)
 
@@ -142,7 +126,7 @@ def test_no_requests_are_no_data_and_nothing_scales_in_until_there_are_some(chai
         "Insufficient Data: 3 datapoints were unknown.",
     )
     assert reaches(service) == []
-    assert activities(chain, IncludeNotScaledActivities=True) == []
+    assert chain.activities(IncludeNotScaledActivities=True) == []
     minutes(22, 30)  # a visitor now and then is enough
     assert alarm(chain, "AlarmLow")["StateValue"] == "ALARM"
     assert reaches(service) == [2]
@@ -189,9 +173,9 @@ def test_one_of_two_policies_holds_the_scale_in_until_it_agrees_or_has_no_say(ch
     assert alarm(chain, "AlarmLow")["StateValue"] == "ALARM"
     assert alarm(chain, "AlarmLow", "memory")["StateValue"] == "OK"
     assert reaches(service) == []
-    assert activities(chain) == []
+    assert chain.activities() == []
     # AWS's codes have none for this: NotScaledReason, Application Auto Scaling API Reference (A).
-    assert activities(chain, IncludeNotScaledActivities=True) == []
+    assert chain.activities(IncludeNotScaledActivities=True) == []
     assert "service/lab/web: not scaled in as cpu asks: memory does not agree" in caplog.text
     put_memory(DisableScaleIn=True)
     chain.advance(120)
@@ -211,7 +195,7 @@ def test_of_two_policies_that_scale_out_the_larger_capacity_wins(chain):
     )
     chain.advance(480)
     assert reaches(service)[0] == 5
-    first = activities(chain)[-1]
+    first = chain.activities()[-1]
     assert first["Cause"].endswith("in state ALARM triggered policy memory")
 
 
@@ -219,8 +203,8 @@ def test_what_is_at_its_limit_says_so_when_asked_and_scales_when_the_limit_is_ra
     service = chain.service("web", 2, lambda time, n: 90.0)
     chain.scalable("web", maximum=2)
     chain.advance(600)
-    assert activities(chain) == []
-    (told,) = activities(chain, IncludeNotScaledActivities=True)
+    assert chain.activities() == []
+    (told,) = chain.activities(IncludeNotScaledActivities=True)
     assert told["NotScaledReasons"] == [{"Code": "AlreadyAtMaxCapacity", "MaxCapacity": 2}]
     chain.aws("application-autoscaling").register_scalable_target(**WHERE, MaxCapacity=10)
     chain.advance(120)
@@ -237,7 +221,7 @@ def test_a_deployment_holds_scale_in_and_not_scale_out_and_its_end_lets_it_go(ch
     chain.advance(2400)
     assert alarm(chain, "AlarmLow")["StateValue"] == "ALARM"
     assert reaches(service) == []
-    assert activities(chain, IncludeNotScaledActivities=True) == []
+    assert chain.activities(IncludeNotScaledActivities=True) == []
     chain.advance(600)
     assert reaches(service) == [8]
     chain.advance(1500)  # calm again, and still it deploys

@@ -5,13 +5,8 @@ from __future__ import annotations
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.sandbox.chain import Chain
+from tests.sandbox.chain import WHERE
 
-WHERE = {
-    "ServiceNamespace": "ecs",
-    "ResourceId": "service/lab/web",
-    "ScalableDimension": "ecs:service:DesiredCount",
-}
 CPU = {"PredefinedMetricType": "ECSServiceAverageCPUUtilization"}
 MEMORY = {"PredefinedMetricType": "ECSServiceAverageMemoryUtilization"}
 LABEL = "app/lb/1a2b/targetgroup/tg/3c4d"
@@ -19,11 +14,9 @@ REQUESTS = {"PredefinedMetricType": "ALBRequestCountPerTarget", "ResourceLabel":
 
 
 @pytest.fixture
-def chain():
-    chain = Chain()
+def chain(chain):
     chain.service("web", 2)
-    yield chain
-    chain.close()
+    return chain
 
 
 @pytest.fixture

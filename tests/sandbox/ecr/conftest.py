@@ -158,14 +158,6 @@ def program() -> str:
     return found
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[Endpoint]:
-    endpoint = Endpoint()
-    endpoint.start()
-    yield endpoint
-    endpoint.stop()
-
-
 @pytest.fixture
 def make_world(program: str, endpoint: Endpoint, tmp_path: Path) -> Iterator[Callable[..., World]]:
     """`ports`: the registry's addresses of an earlier sandbox. `program`: another to run in Distribution's place."""

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 from botocore.exceptions import ClientError
 
 from helpers.sandbox.ecs.network_interfaces import SecurityGroupUse
-from helpers.sandbox.endpoint import Endpoint
 from helpers.sandbox.records import Records
 
 REGION = "us-east-1"
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[Endpoint]:
-    endpoint = Endpoint()
-    endpoint.start()
-    yield endpoint
-    endpoint.stop()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from helpers.sandbox.ecs.preparation import GIVES_UP, Preparation, UnableToAssum
 from helpers.sandbox.logs import LogRefused, ResourceInitializationError
 from helpers.sandbox.records import Task
 from helpers.sandbox.tasks import CannotPullContainerError
+from tests.sandbox.task_record import task_record
 
 REGION = "us-east-1"
 SHOP = f"123456789012.dkr.ecr.{REGION}.amazonaws.com/shop"
@@ -96,27 +97,8 @@ class World:
         }
         arn = f"arn:aws:ecs:{REGION}:123456789012:task-definition/shop:1"
         self.definition = Definition(arn, "shop", 1, 256, 512, raw)
-        return self.preparation.prepare(task(image), self.definition, container)
-
-
-def task(image: str) -> Task:
-    return Task(
-        arn=f"arn:aws:ecs:{REGION}:123456789012:task/shop/{ID}",
-        region=REGION,
-        cluster_arn="cluster",
-        task_definition_arn="definition",
-        group="service:shop",
-        cpu=256,
-        memory=512,
-        availability_zone="us-east-1a",
-        subnet_id="subnet-1",
-        private_ip="172.31.0.4",
-        eni_id="eni-1",
-        container_name="app",
-        image=image,
-        created_at=0.0,
-        public_ip=False,
-    )
+        task = task_record(f"arn:aws:ecs:{REGION}:123456789012:task/shop/{ID}", image=image, public_ip=False)
+        return self.preparation.prepare(task, self.definition, container)
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.sandbox.ecs.task_definitions import operations, valid_fargate_size
+from helpers.diagnosis import fargate
+from helpers.sandbox.ecs.task_definitions import SIZES, operations, valid_fargate_size
 from helpers.sandbox.endpoint import AwsError, Call
 
 register = operations()["ecs", "RegisterTaskDefinition"]
@@ -44,6 +45,20 @@ def test_sizes_that_do_not(cpu: int, memory: int) -> None:
 def test_every_size_has_two_to_eight_gb_for_a_vcpu(cpu: int, memory: int) -> None:
     if valid_fargate_size(cpu, memory):
         assert 2 * cpu <= memory <= 8 * cpu
+
+
+def test_the_doctor_knows_the_same_sizes() -> None:
+    """It has a table of its own on purpose: it works without the sandbox."""
+    doctors = {cpu: {*range(least, most + 1, step)} for cpu, (least, most, step) in fargate.SIZES.items()}
+    doctors[256].remove(1536)  # on the way from 512 to 2048, but no size
+    assert doctors == {cpu: set(memory) for cpu, memory in SIZES.items()}
+
+
+def test_the_next_size_that_the_doctor_names_exists() -> None:
+    sizes = [(cpu, memory) for cpu in SIZES for memory in SIZES[cpu]]
+    named = {size: fargate.next_size(*size) for size in sizes}
+    assert [size for size in sizes if named[size] is None] == [max(sizes)]
+    assert {larger for larger in named.values() if larger} <= set(sizes)
 
 
 @pytest.mark.parametrize("registry", ["123456789012.dkr.ecr.us-east-1.amazonaws.com", "127.0.0.1:40001"])

@@ -23,9 +23,10 @@ from helpers.sandbox.fargate import containers
 from helpers.sandbox.fargate.containers import ContainerRuntime, ContainerTask, whole_lines
 from helpers.sandbox.fargate.engine import gateway_of, new_labels
 from helpers.sandbox.fargate.metadata import MetadataServer
-from helpers.sandbox.records import Records, Task
+from helpers.sandbox.records import Records
 from helpers.sandbox.registry import CannotPullContainer
 from helpers.sandbox.tasks import CannotPullContainerError, CannotStartContainerError, TaskSpec
+from tests.sandbox.task_record import task_record
 from tests.sandbox.test_tasks import REFERENCE, until
 from tests.sandbox.test_tasks import spec as process_spec
 
@@ -216,22 +217,8 @@ def test_the_metadata_endpoint_answers_a_task(make):
             "fetch(process.env.ECS_CONTAINER_METADATA_URI_V4 + '/task').then(r => r.text()).then(console.log)"
         )
         asked = spec(ask)
-        records.tasks[asked.task_arn] = Task(
-            arn=asked.task_arn,
-            region="eu-west-1",
-            cluster_arn="cluster",
-            task_definition_arn="arn:aws:ecs:eu-west-1:123456789012:task-definition/shop:7",
-            group="service:shop",
-            cpu=256,
-            memory=512,
-            availability_zone="eu-west-1b",
-            subnet_id="subnet-1",
-            private_ip="172.31.0.10",
-            eni_id="eni-1",
-            container_name="app",
-            image=REFERENCE,
-            created_at=0.0,
-        )
+        family = "arn:aws:ecs:eu-west-1:123456789012:task-definition/shop"
+        records.tasks[asked.task_arn] = task_record(asked.task_arn, task_definition_arn=f"{family}:7")
         task = runtime.start(asked)
         assert ended(task) == 0
         told = json.loads(task.output.read_text())
