@@ -282,12 +282,12 @@ def clean(everything: bool) -> None:
 
 
 def value_of(text: str) -> object:
-    """A parameter's value as it is meant: a number, True, False, None or a list where it reads like one, else text."""
+    """A parameter's value as it is meant: a number, True, False, None, a list or tuple where it reads like one, else text."""
     if text.lower() in ("true", "false", "none"):
         text = text.capitalize()
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return text
 
 

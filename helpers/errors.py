@@ -46,5 +46,9 @@ class SandboxGone(TutorialError):
     """The sandbox that a notebook was connected to runs no more, or another one runs in its place."""
 
 
+class SandboxRefuses(TutorialError):
+    """The sandbox does not do what was asked of it beside AWS's API; `seen` are its words."""
+
+
 class SetupError(TutorialError):
     """Something that the tutorial needs is missing on this machine."""

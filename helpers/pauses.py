@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-import urllib.error
-import urllib.request
 from typing import TYPE_CHECKING, Any
 
+from helpers import control
 from helpers.errors import TutorialError
 
 if TYPE_CHECKING:
@@ -59,12 +58,4 @@ def _ask(target: str, endpoint: str, what: str) -> None:
         raise TutorialError(
             "AWS does not wait.", seen=f"target={target!r}", next="Read on; the records stay for a while."
         )
-    request = urllib.request.Request(f"{endpoint}/_sandbox/{what}", method="POST")
-    try:
-        urllib.request.urlopen(request, timeout=ANSWERS_WITHIN).close()
-    except OSError as error:
-        raise TutorialError(
-            "The sandbox does not answer.",
-            seen=str(getattr(error, "reason", error)),
-            next="Connect again, and catch up.",
-        ) from None
+    control.post(endpoint, what, within=ANSWERS_WITHIN)

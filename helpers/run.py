@@ -114,7 +114,7 @@ def execute(
         return papermill.execute_notebook(
             _unformatted(notebook) if isinstance(notebook, Path) else notebook,
             _unformatted(output) if output else None,
-            parameters,
+            {name: _as_lists(value) for name, value in parameters.items()},
             kernel_name="python3",
             language="python",
             progress_bar=False,
@@ -128,6 +128,13 @@ def execute(
     except (KeyboardInterrupt, Interrupted):
         kernel.stop()  # within a notebook papermill works in another thread, which an interrupt does not reach
         raise
+
+
+def _as_lists(value: Any) -> Any:
+    """Tuples as lists, however deep: papermill knows none, and gives a notebook the text of one."""
+    if isinstance(value, dict):
+        return {key: _as_lists(each) for key, each in value.items()}
+    return [_as_lists(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _unformatted(path: Path) -> str:

@@ -58,6 +58,8 @@ def test_run_passes_on_what_it_is_given(given):
         ("true", True),
         ("None", None),
         ("[1, 2]", [1, 2]),
+        ("('architecture', 'app-exits')", ("architecture", "app-exits")),
+        ("{[]: 1}", "{[]: 1}"),
         ("a b", "a b"),
         ("../app", "../app"),
     ],

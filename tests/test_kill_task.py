@@ -41,6 +41,7 @@ def task(live, tmp_path, monkeypatch) -> dict:
         cluster="f", taskDefinition="f", launchType="FARGATE", networkConfiguration=network
     )["tasks"][0]
     live.until(lambda: described(live, started)["lastStatus"] == "RUNNING")
+    live.until(lambda: len(logs.filter_log_events(logGroupName="/ecs/f")["events"]) >= 2)
     return started
 
 

@@ -148,6 +148,13 @@ def test_parameters_reach_the_notebooks_that_have_them(place):
     assert [notebook["name"] for notebook in ran.summary["notebooks"]] == ["06-a", "07-b"]
 
 
+def test_a_tuple_reaches_a_notebook_as_a_list_and_not_as_its_text(place):
+    write(place / "notebooks", "06-a.ipynb", "print(rounds)", parameters="rounds = ()")
+    ran = Run(place, parameters={"rounds": (("app", 1), {"role": ("a", None)})})
+    assert ran.status == 0
+    assert ran.output("06-a.ipynb") == "[['app', 1], {'role': ['a', None]}]\n"
+
+
 def test_a_number_may_be_said_without_its_zero(place):
     notebooks = place / "notebooks"
     seven = write(notebooks, "07-b.ipynb", "1")

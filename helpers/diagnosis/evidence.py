@@ -6,7 +6,6 @@ Reads only, with boto3 alone, and asks the same on AWS as here: no more than abo
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from helpers.diagnosis.facts import Evidence
-from helpers.diagnosis.image import ECR
+from helpers.diagnosis.image import ECR, HOST
 from helpers.diagnosis.reader import Reader, client_of, items, or_missing
 from helpers.failures import balanced, failed_task
 from helpers.services import client, target_groups
@@ -26,8 +25,6 @@ MOST_POLICIES = 10
 MOST_ALARMS = 4  # whose history is read
 BEGINS = ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS", "REVIEW_IN_PROGRESS")
 COUNTS = ("HTTPCode_ELB_502_Count", "HTTPCode_ELB_503_Count", "HTTPCode_ELB_504_Count")
-# Of a registry's host, dual-stack ones included: 123456789012.dkr.ecr.eu-west-1.amazonaws.com, ….dkr-ecr.eu-west-1.on.aws
-HOST = re.compile(r"(?P<account>\d{12})\.dkr[.-]ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\.")
 INDEXES = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",

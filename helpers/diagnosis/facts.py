@@ -241,6 +241,17 @@ class Evidence:
         )
         return _few(found, most)
 
+    def unwell_target(self, reason: str = "", *, described: bool = False) -> list[str]:
+        """The first target that is not well and whose reason has this word in it, as a line of evidence."""
+        told = ("State", "Reason", "Description") if described else ("State", "Reason")
+        for entry in self.unwell:
+            target, health = entry.get("Target") or {}, entry["TargetHealth"]
+            if reason in (health.get("Reason") or ""):
+                where = f"{target.get('Id')}:{target.get('Port')}"
+                says = ", ".join(filter(None, map(health.get, told)))
+                return [f"elbv2 describe_target_health, {where}: {says}"]
+        return []
+
 
 def _few(lines: Iterable[str], most: int) -> list[str]:
     kinds: dict[str, str] = {}

@@ -11,9 +11,10 @@ from helpers.diagnosis.facts import Evidence
 WIDTH = 96
 
 
-def call(service: str, operation: str, /, **arguments: Any) -> str:
-    """The boto3 call, on one line when it fits."""
-    client = f'boto3.client("{service}").{operation}('
+def call(service: str, operation: str, /, *, region: str = "", **arguments: Any) -> str:
+    """The boto3 call, on one line when it fits; of a client of `region`, where that is not the learner's own."""
+    where = f', region_name="{region}"' if region else ""
+    client = f'boto3.client("{service}"{where}).{operation}('
     line = client + ", ".join(f"{name}={_literal(value)}" for name, value in arguments.items()) + ")"
     if len(line) <= WIDTH:
         return line
@@ -44,6 +45,13 @@ def _literal(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_literal, value)) + "]"
     return repr(value)
+
+
+def open_port(side: str, group: str, port: int, **whom: Any) -> str:
+    """Let a security group take TCP in (`side`: "ingress") or send it out ("egress") on one port; `whom` as in an
+    IpPermission: UserIdGroupPairs or IpRanges."""
+    rule = {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, **whom}
+    return call("ec2", f"authorize_security_group_{side}", GroupId=group, IpPermissions=[rule])
 
 
 def new_image(e: Evidence, uri: str) -> str:

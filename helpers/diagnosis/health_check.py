@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from helpers.diagnosis import fixes
 from helpers.diagnosis.facts import Evidence, short, words
@@ -31,12 +32,7 @@ def health_check_path(e: Evidence) -> list[Finding]:
         evidence.append(f"elbv2 describe_target_groups: HealthCheckPath {path}, Matcher {wanted}")
     if drifted:
         evidence.append(f"cloudformation get_template, describe_stacks: HealthCheckPath {meant}")
-    fix = fixes.call(
-        "elbv2",
-        "modify_target_group",
-        TargetGroupArn=group.get("TargetGroupArn") or "<target group>",
-        HealthCheckPath=meant if drifted else "<a path that the app answers with 200>",
-    )
+    fix = _modify(group, HealthCheckPath=meant if drifted else "<a path that the app answers with 200>")
     code = codes[0] if codes else "something else"
     if drifted or code[0] in "43":
         cause = f"The health check asks for {path}, to which the app answers {code} and not {wanted}."
@@ -44,12 +40,7 @@ def health_check_path(e: Evidence) -> list[Finding]:
             Finding(cause, PROVEN if told and (drifted or code == "404") else SHOWN, tuple(evidence), fix)
         ]
     if re.fullmatch(r"2\d\d", code):
-        fix = fixes.call(
-            "elbv2",
-            "modify_target_group",
-            TargetGroupArn=group.get("TargetGroupArn") or "<target group>",
-            Matcher={"HttpCode": "200-299"},
-        )
+        fix = _modify(group, Matcher={"HttpCode": "200-299"})
         cause = f"The app answers {code} to the health check, and the target group accepts {wanted} only."
         return [Finding(cause, SHOWN, tuple(evidence), fix)]
     cause = (
@@ -68,12 +59,7 @@ def health_check_port(e: Evidence) -> list[Finding]:
             *symptom,
             f"elbv2 describe_target_groups: HealthCheckPort {checked}; the tasks are on port {port}",
         ]
-        fix = fixes.call(
-            "elbv2",
-            "modify_target_group",
-            TargetGroupArn=group.get("TargetGroupArn") or "<target group>",
-            HealthCheckPort="traffic-port",
-        )
+        fix = _modify(group, HealthCheckPort="traffic-port")
         cause = f"The health check asks on port {checked}, while the app is on port {port}."
         return [Finding(cause, PROVEN if symptom else SHOWN, tuple(evidence), fix)]
     variables = {v.get("name"): v.get("value") for v in e.container.get("environment") or []}
@@ -170,13 +156,7 @@ def slow_answers(e: Evidence) -> list[Finding]:
     interval = int(group.get("HealthCheckIntervalSeconds") or 30)
     wanted = 2 * limit
     more = {} if wanted < interval else {"HealthCheckIntervalSeconds": wanted + limit}
-    fix = fixes.call(
-        "elbv2",
-        "modify_target_group",
-        TargetGroupArn=group.get("TargetGroupArn") or "<target group>",
-        HealthCheckTimeoutSeconds=wanted,
-        **more,
-    )
+    fix = _modify(group, HealthCheckTimeoutSeconds=wanted, **more)
     fix += "\nor let the app answer this path without waiting for anything else, or give its tasks more CPU"
     cause = f"The app accepts the health check at {path} and answers more slowly than HealthCheckTimeoutSeconds, {limit} s."
     decide = (
@@ -193,27 +173,20 @@ def _answered(e: Evidence) -> bool:
 
 
 def _symptom(e: Evidence) -> list[str]:
-    lines = [
-        f"elbv2 describe_target_health, {(h.get('Target') or {}).get('Id')}: {h['TargetHealth'].get('State')}, "
-        f"{h['TargetHealth'].get('Reason')}"
-        for h in e.unwell
-        if h.get("TargetHealth")
-    ]
-    return lines[:1] + e.said(HEALTH, 2)
+    return e.unwell_target() + e.said(HEALTH, 2)
 
 
 def _mismatches(e: Evidence) -> list[str]:
-    lines = [
-        f"elbv2 describe_target_health, {(h.get('Target') or {}).get('Id')}: {h['TargetHealth'].get('Reason')}, "
-        f"{h['TargetHealth'].get('Description', '')}"
-        for h in e.unwell
-        if "ResponseCodeMismatch" in ((h.get("TargetHealth") or {}).get("Reason") or "")
-    ]
-    return lines[:1] + e.said(CODES, 2)
+    return e.unwell_target("ResponseCodeMismatch", described=True) + e.said(CODES, 2)
 
 
 def _group(e: Evidence) -> dict:
     return next(iter(e.many("target_groups")), {})
+
+
+def _modify(group: dict, **settings: Any) -> str:
+    arn = group.get("TargetGroupArn") or "<target group>"
+    return fixes.call("elbv2", "modify_target_group", TargetGroupArn=arn, **settings)
 
 
 def _meant(e: Evidence, name: str) -> str:

@@ -18,6 +18,8 @@ REFERENCE = r"invalid reference format|repository contains invalid characters|In
 ECR = re.compile(
     r"^(?P<registry>\d{12}\.dkr[.-]ecr[.-][\w.-]+)/(?P<repository>[^:@]+)(?::(?P<tag>[^@]+))?(?:@(?P<digest>.+))?$"
 )
+# Of a registry's host, dual-stack ones included: 123456789012.dkr.ecr.eu-west-1.amazonaws.com, ….dkr-ecr.eu-west-1.on.aws
+HOST = re.compile(r"(?P<account>\d{12})\.dkr[.-]ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\.")
 ARN = re.compile(
     r"^arn:[\w-]+:ecr:(?P<region>[\w-]+):(?P<account>\d+):repository/(?P<repository>[^:@]+)(?P<rest>.*)$"
 )
@@ -66,10 +68,9 @@ def image_missing(e: Evidence) -> list[Finding]:
         evidence.append(f"ecr describe_images, {image}: {absent}")
     elif e.one("image").get("details"):
         evidence.append(f"ecr describe_images: {image} is there now")
-    parts = ECR.match(image)
-    repository = parts["repository"] if parts else "<repository>"
+    decide = _images(e, image)
     fix = (
-        f"{fixes.call('ecr', 'describe_images', repositoryName=repository)}  # what there is\n"
+        f"{decide}  # what there is\n"
         f"docker push {image.partition('@')[0] or '<image>'}  # or push it, and name in the template what was pushed"
     )
     what = "The repository" if "Repository" in absent else "The image"
@@ -78,8 +79,19 @@ def image_missing(e: Evidence) -> list[Finding]:
     if e.one("image").get("details") and said:
         weight = POSSIBLE  # pushed since: the next try finds it
         fix = fixes.redeploy(e)
-    decide = fixes.call("ecr", "describe_images", repositoryName=repository)
     return [Finding(cause, weight, tuple(evidence), fix, decide)]
+
+
+def _images(e: Evidence, image: str) -> str:
+    """The call that lists what is in the image's repository, in the account and region that its URI names."""
+    parts, host = ECR.match(image), HOST.match(image)
+    region, registry = "", {}
+    if host and host["region"] != e.one("names").get("region"):
+        region = host["region"]
+    if host and f":{host['account']}:" not in (e.service.get("serviceArn") or ""):
+        registry = {"registryId": host["account"]}
+    repository = parts["repository"] if parts else "<repository>"
+    return fixes.call("ecr", "describe_images", region=region, **registry, repositoryName=repository)
 
 
 def architecture(e: Evidence) -> list[Finding]:

@@ -62,19 +62,7 @@ def security_group(e: Evidence) -> list[Finding]:
         if not e.network.get("securityGroups"):
             return [replace(_default_group(e, weight, evidence, own, other, port), decide=decide)]
         cause = f"The tasks' security group {own} lets nothing in from the load balancer's {other} on port {port}."
-        fix = fixes.call(
-            "ec2",
-            "authorize_security_group_ingress",
-            GroupId=own,
-            IpPermissions=[
-                {
-                    "IpProtocol": "tcp",
-                    "FromPort": port,
-                    "ToPort": port,
-                    "UserIdGroupPairs": [{"GroupId": other}],
-                }
-            ],
-        )
+        fix = fixes.open_port("ingress", own, port, UserIdGroupPairs=[{"GroupId": other}])
         return [Finding(cause, weight, tuple(evidence), fix, decide)]
     if not outward:
         own = sources[0]
@@ -83,18 +71,8 @@ def security_group(e: Evidence) -> list[Finding]:
             f"ec2 describe_security_groups, {own} (the load balancer's): {_told(balancers, 'IpPermissionsEgress')}",
         ]
         cause = f"The load balancer's security group {own} lets nothing out to the tasks on port {port}."
-        fix = fixes.call(
-            "ec2",
-            "authorize_security_group_egress",
-            GroupId=own,
-            IpPermissions=[
-                {
-                    "IpProtocol": "tcp",
-                    "FromPort": port,
-                    "ToPort": port,
-                    "UserIdGroupPairs": [{"GroupId": tasks[0].get("GroupId", "")}],
-                }
-            ],
+        fix = fixes.open_port(
+            "egress", own, port, UserIdGroupPairs=[{"GroupId": tasks[0].get("GroupId", "")}]
         )
         return [Finding(cause, weight, tuple(evidence), fix, decide)]
     if timeouts:
@@ -208,13 +186,7 @@ def _unsure(e: Evidence, timeouts: list[str], why: str) -> Finding:
 
 
 def timeouts_of(e: Evidence) -> list[str]:
-    lines = [
-        f"elbv2 describe_target_health, {(h.get('Target') or {}).get('Id')}:{(h.get('Target') or {}).get('Port')}: "
-        f"{h['TargetHealth'].get('State')}, {h['TargetHealth'].get('Reason')}"
-        for h in e.unwell
-        if "Timeout" in ((h.get("TargetHealth") or {}).get("Reason") or "")
-    ]
-    return [*lines[:1], *e.said(TIMEOUT, 2)]
+    return e.unwell_target("Timeout") + e.said(TIMEOUT, 2)
 
 
 def _groups_of_tasks(e: Evidence) -> list[dict]:
@@ -261,19 +233,7 @@ def no_way_out(e: Evidence) -> list[Finding]:
     if shut:
         own = groups[0].get("GroupId", "")
         evidence = (*said, f"ec2 describe_security_groups, {own}: {_told(groups, 'IpPermissionsEgress')}")
-        fix = fixes.call(
-            "ec2",
-            "authorize_security_group_egress",
-            GroupId=own,
-            IpPermissions=[
-                {
-                    "IpProtocol": "tcp",
-                    "FromPort": HTTPS,
-                    "ToPort": HTTPS,
-                    "IpRanges": [{"CidrIp": "0.0.0.0/0"}],
-                }
-            ],
-        )
+        fix = fixes.open_port("egress", own, HTTPS, IpRanges=[{"CidrIp": "0.0.0.0/0"}])
         cause = f"The tasks' security group {own} lets nothing out on port {HTTPS}: no way to ECR or CloudWatch Logs."
         weight = PROVEN if said else POSSIBLE if works else SHOWN
         return [Finding(cause, weight, evidence, fix, _decide(e))]

@@ -49,13 +49,7 @@ def execution_role(e: Evidence) -> list[Finding]:
         evidence.append(f"iam policies of {name}: they allow {', '.join(PULL_ACTIONS)}")
     actions = denied or list(PULL_ACTIONS)
     cause = f"The execution role {name} may not pull the image. Not allowed: {', '.join(actions)}."
-    decide = fixes.call(
-        "iam",
-        "simulate_principal_policy",
-        PolicySourceArn=_arn(e),
-        ActionNames=actions,
-        ResourceArns=[_on(e, actions[-1])],
-    )
+    decide = _simulate(e, actions, _on(e, actions[-1]))
     return [Finding(cause, weight, tuple(evidence), _grant(e, "pull", actions), decide)]
 
 
@@ -76,22 +70,8 @@ def log_permissions(e: Evidence) -> list[Finding]:
         weight = POSSIBLE  # by now it may
         evidence.append(f"iam policies of {name}: they allow {', '.join(actions)}")
     cause = f"The execution role {name} may not write the task's log. Not allowed: {', '.join(wanted)}."
-    decide = fixes.call(
-        "iam",
-        "simulate_principal_policy",
-        PolicySourceArn=_arn(e),
-        ActionNames=wanted,
-        ResourceArns=[_on(e, wanted[0])],
-    )
-    return [
-        Finding(
-            cause,
-            weight,
-            tuple(evidence),
-            _grant(e, "write-logs", wanted),
-            decide,
-        )
-    ]
+    decide = _simulate(e, wanted, _on(e, wanted[0]))
+    return [Finding(cause, weight, tuple(evidence), _grant(e, "write-logs", wanted), decide)]
 
 
 def trust_policy(e: Evidence) -> list[Finding]:
@@ -161,6 +141,17 @@ def _on(e: Evidence, action: str) -> str:
     if not parts:
         return "*"
     return f"arn:aws:ecr:{region}:{parts['registry'][:12]}:repository/{parts['repository']}"
+
+
+def _simulate(e: Evidence, actions: list[str], resource: str) -> str:
+    """The call that says what the execution role may do there."""
+    return fixes.call(
+        "iam",
+        "simulate_principal_policy",
+        PolicySourceArn=_arn(e),
+        ActionNames=actions,
+        ResourceArns=[resource],
+    )
 
 
 def _grant(e: Evidence, name: str, actions: list[str]) -> str:

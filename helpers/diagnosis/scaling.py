@@ -71,8 +71,7 @@ def two_policies(e: Evidence) -> list[Finding]:
     lows = {name: low for p in policies if (name := p.get("PolicyName")) and (low := _low(p, states))}
     ready = [name for name, state in lows.items() if state == "ALARM"]
     blocking = [name for name, state in lows.items() if state != "ALARM"]
-    bounds = next(iter(e.many("scalable_targets")), {})
-    above = (e.service.get("desiredCount") or 0) > (bounds.get("MinCapacity") or 0)
+    bounds = _bounds(e)
     evidence = [
         f"application-autoscaling describe_scaling_policies: {_told(p)}; its low alarm is "
         f"{lows.get(p.get('PolicyName') or '', 'not there')}"
@@ -83,7 +82,7 @@ def two_policies(e: Evidence) -> list[Finding]:
         f"{bounds.get('MinCapacity')}"
     )
     if ready and blocking:
-        weight = PROVEN if above else LIKELY
+        weight = PROVEN if _above_minimum(e) else LIKELY
         cause = (
             f"Two policies scale the service: {ready[0]} would scale in, and {blocking[0]} does not agree."
         )
@@ -112,11 +111,10 @@ def two_policies(e: Evidence) -> list[Finding]:
 
 def scale_in_held(e: Evidence) -> list[Finding]:
     """AlarmLow calls for fewer tasks, and there are more than the minimum: what holds it."""
-    bounds = next(iter(e.many("scalable_targets")), {})
+    bounds = _bounds(e)
     low = [a for a in e.many("alarms") if "AlarmLow" in (a.get("AlarmName") or "")]
     calling = [a for a in low if a.get("StateValue") == "ALARM"]
-    above = (e.service.get("desiredCount") or 0) > (bounds.get("MinCapacity") or 0)
-    if not bounds or not calling or not above:
+    if not bounds or not calling or not _above_minimum(e):
         return []
     now, since = e.answers.get("now"), calling[0].get("StateUpdatedTimestamp")
     counts = f"{e.service.get('desiredCount')} tasks, the minimum is {bounds.get('MinCapacity')}"
@@ -167,6 +165,15 @@ def scale_in_held(e: Evidence) -> list[Finding]:
         decide = fixes.call("ecs", "describe_services", cluster=e.cluster, services=[e.service_name])
         return [Finding(cause, SHOWN if long else NOTED, tuple(evidence), fix, decide)]
     return []
+
+
+def _bounds(e: Evidence) -> dict:
+    """The service's scalable target; empty when it has none."""
+    return next(iter(e.many("scalable_targets")), {})
+
+
+def _above_minimum(e: Evidence) -> bool:
+    return (e.service.get("desiredCount") or 0) > (_bounds(e).get("MinCapacity") or 0)
 
 
 def _low(policy: dict, states: dict) -> str:

@@ -29,7 +29,7 @@ from helpers.sandbox.elb.envoy import EnvoyError
 from helpers.sandbox.fargate.engine import EngineMissing
 
 if TYPE_CHECKING:
-    from helpers.sandbox.balancer import Request
+    from helpers.sandbox.elb.access_log import Request
     from helpers.sandbox.endpoint import Endpoint
     from helpers.sandbox.registry import Registry
     from helpers.sandbox.tasks import RunningTask, Runtime

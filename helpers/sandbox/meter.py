@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from helpers.sandbox.clock import Clock
 from helpers.sandbox.cloudwatch.metric_store import STATISTICS, prune
+from helpers.sandbox.elb.access_log import Request
 from helpers.sandbox.endpoint import Aws, Call, Handler
 from helpers.sandbox.records import Records, Task
 
@@ -36,19 +37,6 @@ VALUES_IN_A_DATUM, DATUMS_IN_A_CALL = 150, 1000  # PutMetricData's limits
 UNITS = {"CPUUtilization": "Percent", "MemoryUtilization": "Percent", "TargetResponseTime": "Seconds"}
 
 Datum = dict[str, Any]
-
-
-class Request(Protocol):
-    """One line of the balancer's access log. `time` in AWS seconds since 1970, `seconds` real."""
-
-    time: float
-    load_balancer_arn: str
-    target_group_arn: str | None
-    target: tuple[str, int] | None
-    elb_status: int
-    target_status: int | None
-    seconds: float
-    counted: bool  # False: it ended while AWS time stood still
 
 
 class TargetHealth(Protocol):

@@ -34,6 +34,7 @@ from helpers.sandbox.clock import Clock
 from helpers.sandbox.ecs.stopped_reasons import not_started
 from helpers.sandbox.fargate.host import LINUX, Host
 from helpers.sandbox.fargate.node import NodeMissing, find_node
+from helpers.sandbox.fargate.unfit import UnfitTask
 from helpers.sandbox.registry import CannotPullContainer, Image
 
 log = logging.getLogger("sandbox.tasks")
@@ -163,13 +164,12 @@ class ProcessRuntime:
         on_start: Callable[[RunningTask], None] = lambda task: None,
     ):
         self.state, self.host, self.clock, self.images = state.resolve(), host, clock, images
-        self.metadata_url, self.environment, self.on_start = metadata_url, dict(environment or {}), on_start
+        self.metadata_url, self.environment = metadata_url, dict(environment or {})
         self._tasks = self.state / "tasks"
         shutil.rmtree(self._tasks, ignore_errors=True)  # what an earlier sandbox left
         self._lock = threading.Lock()
         self._ports = FreePorts()
-        self._running: dict[str, Any] = {}  # ProcessTask or UnfitTask
-        self._ended: deque[tuple[float, Path]] = deque()
+        self._started = StartedTasks(clock, on_start)
 
     def pull(self, image: str, region: str) -> Image:
         try:
@@ -181,13 +181,13 @@ class ProcessRuntime:
 
     def start(self, spec: TaskSpec) -> RunningTask:
         image = self.pull(spec.image, spec.region)
-        self._sweep()
+        self._started.sweep()
         command = spec.command or image.command
         if not command:
             raise CannotStartContainerError("no command specified")
         directory = self._tasks / spec.task_id
         if not fits(image.architecture, spec):
-            return self._unfit(spec, command[0], directory)
+            return self._started.add(UnfitTask(spec, command[0], directory))
         port = self._ports.take()
         try:
             (directory / "tmp").mkdir(parents=True, exist_ok=True)
@@ -208,24 +208,11 @@ class ProcessRuntime:
             shutil.rmtree(directory, ignore_errors=True)
             raise CannotStartContainerError(_why_not_started(command, error)) from error
         task = ProcessTask(spec, process, self.host, self.clock, directory, port)
-        with self._lock:
-            self._running[spec.task_id] = task
         log.info("task %s: %s runs as process %d on port %d", spec.task_id, command, task.pid, port.number)
-        self.on_start(task)
-        return task
-
-    def _unfit(self, spec: TaskSpec, program: str, directory: Path) -> RunningTask:
-        from helpers.sandbox.fargate.unfit import UnfitTask
-
-        task = UnfitTask(spec, program, directory)
-        with self._lock:
-            self._running[spec.task_id] = task
-        self.on_start(task)
-        return task
+        return self._started.add(task)
 
     def close(self) -> None:
-        with self._lock:
-            running = list(self._running.values())
+        running = self._started.running()
         for task in running:
             task.kill()
         for task in running:
@@ -250,11 +237,6 @@ class ProcessRuntime:
             **added_by_ecs(spec, self.metadata_url),
         }
 
-    def _sweep(self) -> None:
-        """Forget the tasks that ended, and an hour later their output."""
-        with self._lock:
-            forget_ended(self._running, self._ended, self.clock.monotonic())
-
 
 def fits(there: str, spec: TaskSpec) -> bool:
     """Whether an image for a processor, as Docker calls it, is for the one that the task definition names."""
@@ -273,14 +255,38 @@ def added_by_ecs(spec: TaskSpec, metadata_url: str | None) -> dict[str, str]:
     return added
 
 
-def forget_ended(running: dict[str, Any], ended: deque[tuple[float, Path]], now: float) -> None:
-    """Move the tasks that ended from `running` to `ended`; after KEEP real seconds there their output goes."""
-    for task_id, task in list(running.items()):
-        if task.ended:
-            del running[task_id]
-            ended.append((now, task.directory))
-    while ended and ended[0][0] < now - KEEP:
-        shutil.rmtree(ended.popleft()[1], ignore_errors=True)
+class StartedTasks:
+    """What a runtime has started: tasks that run, and for KEEP real seconds the output of those that ended.
+
+    `on_start` is told of each.
+    """
+
+    def __init__(self, clock: Clock, on_start: Callable[[RunningTask], None]):
+        self.clock, self.on_start = clock, on_start
+        self._lock = threading.Lock()
+        self._running: dict[str, Any] = {}  # by id: ProcessTask, ContainerTask or UnfitTask
+        self._ended: deque[tuple[float, Path]] = deque()
+
+    def add(self, task: Any) -> RunningTask:
+        with self._lock:
+            self._running[task.spec.task_id] = task
+        self.on_start(task)
+        return task
+
+    def running(self) -> list[Any]:
+        with self._lock:
+            return list(self._running.values())
+
+    def sweep(self) -> None:
+        """Forget the tasks that ended, and after KEEP their output."""
+        now = self.clock.monotonic()
+        with self._lock:
+            for task_id, task in list(self._running.items()):
+                if task.ended:
+                    del self._running[task_id]
+                    self._ended.append((now, task.directory))
+            while self._ended and self._ended[0][0] < now - KEEP:
+                shutil.rmtree(self._ended.popleft()[1], ignore_errors=True)
 
 
 class ProcessTask:

@@ -7,8 +7,11 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from helpers.diagnosis.evidence import gather
+from helpers.diagnosis.facts import Evidence
+from helpers.diagnosis.image import image_missing
 from tests import shop
 from tests.answers import Answers, aws
+from tests.diagnosis.recorded import failing
 from tests.story import START
 from tests.test_diagnose import Partly
 from tests.test_failures import refused
@@ -54,6 +57,31 @@ def test_an_image_is_looked_for_in_its_own_registry(aws, monkeypatch, host, regi
     assert regions["ecr"] == {region}
     assert bool(evidence.one("image").get("missing")) is missing
     assert ("image" in evidence.unread) is not missing
+
+
+@pytest.mark.parametrize(
+    ("host", "client", "registry"),
+    [
+        ("123456789012.dkr.ecr.us-east-1.amazonaws.com", '"ecr"', ""),
+        ("123456789012.dkr.ecr.eu-west-1.amazonaws.com", '"ecr", region_name="eu-west-1"', ""),
+        ("210987654321.dkr-ecr.us-east-1.on.aws", '"ecr"', 'registryId="210987654321"'),
+        (
+            "210987654321.dkr.ecr-fips.us-west-2.amazonaws.com",
+            '"ecr", region_name="us-west-2"',
+            'registryId="210987654321"',
+        ),
+    ],
+)
+def test_the_call_that_is_proposed_asks_the_images_own_registry(host, client, registry):
+    answers = failing(
+        "CannotPullContainerError: manifest unknown: not found", container={"image": f"{host}/web:v1"}
+    )
+    (missing,) = image_missing(Evidence(answers | {"image": None}))
+    for call in (missing.fix, missing.decide):
+        assert f"boto3.client({client}).describe_images(" in call
+        assert 'repositoryName="web"' in call
+        assert registry in call
+        assert ("registryId" in call) is bool(registry)
 
 
 def test_a_log_group_is_looked_for_in_its_region(aws, monkeypatch):

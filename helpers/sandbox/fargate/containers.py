@@ -20,7 +20,6 @@ import re
 import shutil
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,8 +85,7 @@ class ContainerRuntime:
         forget_images: Callable[[], None] = lambda: None,
     ):
         self.state, self.client, self.clock, self.images = state.resolve(), client, clock, images
-        self.environment, self.on_start = dict(environment or {}), on_start
-        self.at_end, self.forget_images = at_end, forget_images
+        self.environment, self.at_end, self.forget_images = dict(environment or {}), at_end, forget_images
         self.labels = {**engine.new_labels(state), **(labels or {})}
         self.run = self.labels[engine.RUN]
         self._tasks = self.state / "tasks"
@@ -105,8 +103,7 @@ class ContainerRuntime:
         self._commands = ThreadPoolExecutor(COMMANDS, thread_name_prefix="containers")
         self.closing = threading.Event()
         self._pulled: dict[str, str] = {}
-        self._running: dict[str, Any] = {}  # ContainerTask or UnfitTask
-        self._ended: deque[tuple[float, Path]] = deque()
+        self._started = tasks.StartedTasks(clock, on_start)
 
     def pull(self, image: str, region: str) -> str:
         try:
@@ -118,7 +115,7 @@ class ContainerRuntime:
 
     def start(self, spec: TaskSpec) -> RunningTask:
         name = self._pulled.get(spec.image) or self.pull(spec.image, spec.region)
-        self._sweep()
+        self._started.sweep()
         directory = self._tasks / spec.task_id
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -129,7 +126,7 @@ class ContainerRuntime:
             with _as_ecs_says_it():
                 image = self.client.api.inspect_image(name)
                 if not tasks.fits(image.get("Architecture", "amd64"), spec):
-                    return self._unfit(spec, _program(image, spec), directory)
+                    return self._started.add(UnfitTask(spec, _program(image, spec), directory))
                 self._have_network()
                 about, output = self._launch(spec, name)
         except CannotStartContainerError:
@@ -137,24 +134,13 @@ class ContainerRuntime:
             raise
         stop_signal = image["Config"].get("StopSignal") or "SIGTERM"
         task = ContainerTask(self, spec, about, output, directory, stop_signal)
-        with self._lock:
-            self._running[spec.task_id] = task
         named = (spec.task_id, task.container_id[:12], task.pid, task.address[1])
         log.info("task %s: container %s, process %d, port %d", *named)
-        self.on_start(task)
-        return task
-
-    def _unfit(self, spec: TaskSpec, program: str, directory: Path) -> RunningTask:
-        task = UnfitTask(spec, program, directory)
-        with self._lock:
-            self._running[spec.task_id] = task
-        self.on_start(task)
-        return task
+        return self._started.add(task)
 
     def close(self) -> None:
         self.closing.set()
-        with self._lock:
-            running = list(self._running.values())
+        running = self._started.running()
         for task in running:
             task.kill()
         deadline = self.clock.monotonic() + ENDS_WITHIN
@@ -261,11 +247,6 @@ class ContainerRuntime:
             **spec.environment,
             **tasks.added_by_ecs(spec, self.metadata_url),
         }
-
-    def _sweep(self) -> None:
-        """Forget the tasks that ended, and an hour later their output."""
-        with self._lock:
-            tasks.forget_ended(self._running, self._ended, self.clock.monotonic())
 
 
 class ContainerTask:

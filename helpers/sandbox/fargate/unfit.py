@@ -7,8 +7,10 @@ another processor than this machine's.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from helpers.sandbox.tasks import TaskSpec
+if TYPE_CHECKING:
+    from helpers.sandbox.tasks import TaskSpec
 
 # Source: "exec /usr/local/bin/streamlit: exec format error", "followed by an exit 1" on Fargate
 # (aws-samples/amazon-bedrock-serverless-prompt-chaining#213; C).
