@@ -7,7 +7,7 @@ import re
 from helpers.diagnosis import fixes
 from helpers.diagnosis.facts import Evidence, last
 from helpers.diagnosis.finding import LIKELY, POSSIBLE, PROVEN, SHOWN, Finding
-from helpers.diagnosis.image import ECR
+from helpers.diagnosis.image import ECR, HOST
 from helpers.diagnosis.permissions import allows, services_trusted, trusts
 
 ROLE = "AWS::IAM::Role"
@@ -115,10 +115,14 @@ def _in_ecr(e: Evidence) -> bool:
     return bool(ECR.match(e.container.get("image") or ""))
 
 
-def _group(e: Evidence) -> str:
+def _log_options(e: Evidence) -> dict:
+    """Of the awslogs driver; empty with any other."""
     configuration = e.container.get("logConfiguration") or {}
-    options = configuration.get("options") or {}
-    return options.get("awslogs-group", "") if configuration.get("logDriver") == "awslogs" else ""
+    return (configuration.get("options") or {}) if configuration.get("logDriver") == "awslogs" else {}
+
+
+def _group(e: Evidence) -> str:
+    return _log_options(e).get("awslogs-group", "")
 
 
 def _allowed(e: Evidence, action: str) -> bool | None:
@@ -130,17 +134,19 @@ def _allowed(e: Evidence, action: str) -> bool | None:
 
 
 def _on(e: Evidence, action: str) -> str:
-    """The resource that the action is asked for."""
+    """The resource that the action is asked for, in the region that the image's URI or the log configuration names."""
     if action == "ecr:GetAuthorizationToken":
         return "*"
     region = e.one("names").get("region") or "us-east-1"
     account = (_arn(e).split(":") + [""] * 5)[4] or "123456789012"
     if action.startswith("logs:"):
+        region = _log_options(e).get("awslogs-region") or region
         return f"arn:aws:logs:{region}:{account}:log-group:{_group(e)}:log-stream:ecs/app/1"
-    parts = ECR.match(e.container.get("image") or "")
-    if not parts:
+    image = e.container.get("image") or ""
+    parts, host = ECR.match(image), HOST.match(image)
+    if not parts or not host:
         return "*"
-    return f"arn:aws:ecr:{region}:{parts['registry'][:12]}:repository/{parts['repository']}"
+    return f"arn:aws:ecr:{host['region']}:{host['account']}:repository/{parts['repository']}"
 
 
 def _simulate(e: Evidence, actions: list[str], resource: str) -> str:

@@ -9,6 +9,7 @@ from botocore.exceptions import EndpointConnectionError
 from helpers.diagnosis.evidence import gather
 from helpers.diagnosis.facts import Evidence
 from helpers.diagnosis.image import image_missing
+from helpers.diagnosis.role import execution_role, log_permissions
 from tests import shop
 from tests.answers import Answers, aws
 from tests.diagnosis.recorded import failing
@@ -82,6 +83,17 @@ def test_the_call_that_is_proposed_asks_the_images_own_registry(host, client, re
         assert 'repositoryName="web"' in call
         assert registry in call
         assert ("registryId" in call) is bool(registry)
+
+
+def test_a_permission_is_missed_and_granted_where_image_and_log_are():
+    container = shop.container() | {"image": "210987654321.dkr.ecr.us-west-2.amazonaws.com/web:v1"}
+    container["logConfiguration"]["options"]["awslogs-region"] = "eu-west-1"
+    evidence = Evidence(failing(container=container) | {"execution_policies": []})
+    (pull,), (write,) = execution_role(evidence), log_permissions(evidence)
+    for told in (pull.fix, pull.decide):
+        assert "arn:aws:ecr:us-west-2:210987654321:repository/web" in told
+    for told in (write.fix, write.decide):
+        assert "arn:aws:logs:eu-west-1:123456789012:log-group:/ecs/shop" in told
 
 
 def test_a_log_group_is_looked_for_in_its_region(aws, monkeypatch):
