@@ -14,8 +14,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helpers.calls import pages, polls, target_groups
 from helpers.errors import TutorialError
-from helpers.services import Service, alarm_kind, pages, polls, target_groups
+from helpers.services import Service, alarm_kind
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from helpers.asking import said
-from helpers.services import pages, polls
+from helpers.calls import pages, polls
 
 if TYPE_CHECKING:
     from pandas import DataFrame

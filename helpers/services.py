@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from helpers import display, failures
+from helpers.calls import client, pages, polls, target_groups
 from helpers.errors import ServiceNotSteady, TutorialError
 
 if TYPE_CHECKING:
@@ -27,34 +27,6 @@ def _now() -> datetime:
     from helpers import session
 
     return session.current().now()
-
-
-def client(name: str) -> Any:
-    import boto3
-
-    return boto3.client(name)
-
-
-def pages(name: str, operation: str, key: str, **parameters: object) -> list[dict]:
-    """All items of a paginated answer."""
-    answers = client(name).get_paginator(operation).paginate(**parameters)
-    return [item for answer in answers for item in answer[key]]
-
-
-def polls(minutes: float) -> Iterator[None]:
-    """Goes round until so many AWS minutes are over: every 0.3 real seconds in the sandbox, every 5 on AWS. TutorialError
-    when it would go round while AWS time is paused."""
-    from helpers import pauses, session
-
-    lab = session.current()
-    pause = 0.3 if lab.target == "sandbox" else 5.0
-    deadline = time.monotonic() + minutes * 60 / lab.speed
-    while True:
-        yield
-        pauses.refuse_to_wait(lab)
-        if time.monotonic() >= deadline:
-            return
-        time.sleep(pause)
 
 
 @dataclass(frozen=True)
@@ -416,11 +388,6 @@ def _rests(tasks: list[dict], record: dict, counts: dict[str, int]) -> bool:
 
 def _image(task: dict) -> str:
     return next((container.get("image", "") for container in task.get("containers", [])), "")
-
-
-def target_groups(record: dict) -> list[str]:
-    """ARNs of the target groups of what describe_services says."""
-    return [b["targetGroupArn"] for b in record.get("loadBalancers", []) if "targetGroupArn" in b]
 
 
 def alarm_kind(alarm_name: str) -> str:

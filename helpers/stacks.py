@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from helpers.calls import client, pages, polls
 from helpers.checks import in_notebook
 from helpers.errors import StackFailed, TutorialError
 from helpers.failures import Witness
-from helpers.services import client, pages, polls, service_of
+from helpers.services import service_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame

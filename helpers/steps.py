@@ -11,8 +11,8 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
+from helpers.calls import polls
 from helpers.errors import StackFailed, TutorialError
-from helpers.services import polls
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 TAG = "tutorial"  # its value is the lab's name

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from botocore.exceptions import ClientError
 
-from helpers.services import client, pages
+from helpers.calls import client, pages
 
 
 def left_over(name: str) -> list[str]:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from helpers import session
+from helpers.calls import client, pages, polls
 from helpers.display import WIDTH, wrap
 from helpers.errors import TutorialError
 from helpers.failures import is_failure
-from helpers.services import Service, client, pages, polls, service_of
+from helpers.services import Service, service_of
 from helpers.templates import Diff, Finding, Findings, Template, template
 
 if TYPE_CHECKING:

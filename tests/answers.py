@@ -65,12 +65,12 @@ def does_not_exist(stack: str) -> ClientError:
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Answers:
     """boto3.client gives answers made up by the test."""
-    from helpers import services, session
+    from helpers import calls, session
     from tests.lab import StubLab
 
     lab = StubLab(speed=600)
     answers = Answers()
     monkeypatch.setattr(boto3, "client", answers.client)
     monkeypatch.setattr(session, "current", lambda: lab)
-    monkeypatch.setattr(services.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(calls.time, "sleep", lambda seconds: None)
     return answers

@@ -12,11 +12,11 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from helpers.calls import client, target_groups
 from helpers.diagnosis.facts import Evidence
 from helpers.diagnosis.image import ECR, HOST
 from helpers.diagnosis.reader import Reader, client_of, items, or_missing
 from helpers.failures import balanced, failed_task
-from helpers.services import client, target_groups
 
 MOST_TASKS, DESCRIBED = 1000, 100  # asked about, in calls that take so many each
 NEWEST = 100  # tasks that the rules look at

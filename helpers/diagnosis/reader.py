@@ -7,8 +7,8 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
+from helpers.calls import client
 from helpers.errors import TutorialError
-from helpers.services import client
 
 # Every name of an answer, and the call that it comes from.
 ASKED = {

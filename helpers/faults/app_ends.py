@@ -5,11 +5,11 @@ from __future__ import annotations
 from random import Random
 
 from helpers import session
+from helpers.calls import client, polls
 from helpers.faults.fault import Fault
 from helpers.faults.place import Place
 from helpers.faults.revisions import back_to_the_stack, push_changed
 from helpers.faults.visits import visit
-from helpers.services import client, polls
 
 BURST = 40  # requests; of the health check's path, which cost the tasks next to nothing
 TELLING = 5  # 502s in CloudWatch that are no chance

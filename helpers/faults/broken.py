@@ -14,6 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from helpers import display
+from helpers.calls import client, polls
 from helpers.errors import TutorialError
 from helpers.faults import scores
 from helpers.faults.fault import Fault
@@ -23,7 +24,6 @@ from helpers.faults.revisions import back_to_the_stack
 from helpers.faults.scaling import after_the_busy_day
 from helpers.faults.table import FAULTS
 from helpers.faults.wellness import WELL_WITHIN, Verdict, examine, until_well
-from helpers.services import client, polls
 
 if TYPE_CHECKING:
     from helpers.session import Lab

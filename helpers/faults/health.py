@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from random import Random
 
+from helpers.calls import client
 from helpers.faults.fault import Fault
 from helpers.faults.place import Place
 from helpers.faults.revisions import push_changed
-from helpers.services import client
 
 GRACE = 15  # real seconds; the template's
 SLOW = (11, 12, 13)  # real seconds: longer than the sandbox forgives any start, less than GRACE and that

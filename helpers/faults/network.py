@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
+from helpers.calls import client
 from helpers.faults.fault import Fault
 from helpers.faults.place import NO_BREAKER, Place
-from helpers.services import client
 
 PORT = 3000  # the template's
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from helpers.services import Service, client, target_groups
+from helpers.calls import client, target_groups
+from helpers.services import Service
 
 # What describe_task_definition answers and register_task_definition takes, too.
 REVISION = (

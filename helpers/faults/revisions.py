@@ -9,10 +9,10 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
+from helpers.calls import client
 from helpers.errors import TutorialError
 from helpers.faults.fault import Fault
 from helpers.faults.place import BREAKER, Place
-from helpers.services import client
 
 APP = "sample-app"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from random import Random
 
+from helpers.calls import client
 from helpers.faults.fault import Fault
 from helpers.faults.place import Place
-from helpers.services import client
 
 POLICY = "start-a-task"  # the template's name of it
 READ_IMAGE = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]

@@ -6,10 +6,11 @@ import re
 from random import Random
 from typing import Any
 
+from helpers.calls import client, polls
 from helpers.errors import TutorialError
 from helpers.faults.fault import Fault
 from helpers.faults.place import Place
-from helpers.services import alarm_kind, client, polls
+from helpers.services import alarm_kind
 from helpers.stacks import wait_for
 from helpers.templates import Template, template
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from helpers.calls import polls
 from helpers.errors import TutorialError
 from helpers.failures import is_failure
 from helpers.faults.place import Place
 from helpers.faults.revisions import unbroken
 from helpers.faults.scaling import as_templated
 from helpers.faults.visits import errors, visit
-from helpers.services import polls
 
 if TYPE_CHECKING:
     from helpers.faults.fault import Fault

@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import pytest
 
-from helpers import pauses, sandbox, services, session
+from helpers import calls, pauses, sandbox, session
 from helpers.errors import SandboxGone, TutorialError
 from helpers.sandbox.clock import AwsClock
 from helpers.sandbox.standstill import Loop, Standstill
@@ -229,13 +229,13 @@ def test_waiting_in_a_pause_says_so_and_what_to_do(lab, shop):
     lab.pause()
     lab.pause()
     with pytest.raises(TutorialError, match=r"(?s)AWS time is paused.*lab.resume\(\)"):
-        for _ in services.polls(60):
+        for _ in calls.polls(60):
             pass
     with pytest.raises(TutorialError, match=r"(?s)AWS time is paused.*lab.resume\(\)"):
         load(shop.url, [Phase(1, rate=1)])
     lab.resume()
     lab.resume()
-    assert next(services.polls(60)) is None
+    assert next(calls.polls(60)) is None
 
 
 def test_a_forgotten_pause_is_told_everywhere(lab, live, environment, capsys):
