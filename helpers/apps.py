@@ -146,8 +146,9 @@ def run_app(
     not answer; other TutorialErrors if it cannot be run.
     """
     from helpers import session
+    from helpers.app_directory import start_command
     from helpers.builds import DockerImage
-    from helpers.snapshots import Snapshot, start_command
+    from helpers.snapshots import Snapshot
 
     if isinstance(app_dir, DockerImage):
         from helpers import containers

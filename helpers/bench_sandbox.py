@@ -168,9 +168,9 @@ def balancer() -> dict[str, Any]:
 @contextmanager
 def _direct(image: Image) -> Iterator[tuple[str, int]]:
     """The address of the app as a task has it, a container or a process, with nothing of ECS in front."""
+    from helpers.app_directory import start_command
     from helpers.builds import DockerImage
     from helpers.containers import start_container, wait_until_it_answers
-    from helpers.images import start_command
 
     units, memory = LARGE
     environment = {"WORK_MS": "0", "NODE_ENV": "production"}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helpers.app_directory import CHECKOUT
 from helpers.build_stream import Progress, not_a_dockerfile, with_arguments
 from helpers.display import wrap
 from helpers.engine import SILENT, reach, refused
@@ -21,7 +22,6 @@ from helpers.errors import TutorialError
 if TYPE_CHECKING:
     from docker import DockerClient
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 LABEL = "tutorial"  # on every image that the course builds; its value is the lab's name
 STAND_IN = "ec2-to-scalable-ecs.stand-in-for"  # label of a base image made where no registry can be reached, as in CI
 CACHE = (

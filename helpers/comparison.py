@@ -184,7 +184,7 @@ def fetch_bases(dockerfiles: Any, build_args: Mapping[str, str]) -> None:
 
 def change_a_line(app: Path) -> Path:
     """Add a comment that was never there to a file of the app's own code; which file."""
-    from helpers.snapshots import ignored_by
+    from helpers.app_directory import ignored_by
 
     ignored = ignored_by(app / ".dockerignore")
     files = {path.relative_to(app).as_posix(): path for path in app.rglob("*") if path.suffix in CODE}
@@ -230,7 +230,7 @@ class Inside:
 
 def look_into(image: DockerImage, app: Path) -> Inside:
     """Count what is in an image. npm's own list tells which packages are for development; without it, package.json."""
-    from helpers.snapshots import ignored_by
+    from helpers.app_directory import ignored_by
 
     files, texts = _files_of(image, ("node_modules/.package-lock.json",))
     ignored = ignored_by(app / ".dockerignore")

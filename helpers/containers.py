@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from helpers import apps, builds
+from helpers.app_directory import check_command
 from helpers.apps import DIES_WITHIN, STOP_TIMEOUT, App, AppNotStarted
 from helpers.builds import DockerImage
 from helpers.engine import refused, unless_gone
 from helpers.errors import TutorialError
-from helpers.snapshots import check_command
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helpers.app_directory import CHECKOUT, files_of
 from helpers.commands import run_bounded
 from helpers.errors import TutorialError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 30.0  # real seconds; hadolint takes a tenth of one
 UNREADABLE = "DL1000"  # hadolint's code for what it cannot parse
 PACKAGE_MANAGERS = {"npm", "npx", "yarn", "pnpm", "corepack"}
@@ -93,7 +93,7 @@ def _text(dockerfile: str | Path) -> str:
     if isinstance(dockerfile, str) and "\n" in dockerfile:
         return dockerfile
     try:
-        return (ROOT / dockerfile).read_text(encoding="utf-8")
+        return (CHECKOUT / dockerfile).read_text(encoding="utf-8")
     except OSError:
         raise TutorialError(
             f"There is no Dockerfile at {dockerfile}.",
@@ -365,9 +365,7 @@ def what_goes_in(app_dir: str | Path) -> pd.DataFrame:
     its .dockerignore and without dev dependencies. The base image is not in these figures."""
     import pandas as pd
 
-    from helpers.images import files_of
-
-    app = ROOT / app_dir
+    app = CHECKOUT / app_dir
     wanted = files_of(app_dir)
     kinds: dict[tuple[str, bool], list[int]] = {}
     for path in app.rglob("*"):

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from helpers.builds import CHECKOUT, DockerImage
+from helpers.app_directory import CHECKOUT, copy_app
+from helpers.builds import DockerImage
 from helpers.errors import TutorialError
-from helpers.snapshots import Snapshot, copy_app, files_of, start_command
+from helpers.snapshots import Snapshot
 
-__all__ = ["Image", "build_image", "copy_app", "files_of", "push_image", "start_command", "trial_image"]
+__all__ = ["Image", "build_image", "copy_app", "push_image", "trial_image"]
 Image = DockerImage | Snapshot
 
 

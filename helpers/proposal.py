@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from helpers.app_directory import CHECKOUT, package_of
 from helpers.errors import TutorialError
-from helpers.snapshots import package_of
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 GALLERY = "public.ecr.aws/docker/library/node"
 MAJORS = (24, 22, 20, 18)  # of Node.js, that have long-term support or had it; the first that fits is taken
 PORT = 3000

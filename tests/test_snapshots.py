@@ -20,12 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.app_directory import CHECKOUT, copy_app, files_of, ignored_by
 from helpers.errors import TutorialError
 from helpers.sandbox.clock import AwsClock
 from helpers.sandbox.endpoint import Endpoint
 from helpers.sandbox.fargate.node import find_node
 from helpers.sandbox.registry import Registry
-from helpers.snapshots import CHECKOUT, Snapshot, _upload, build, copy_app, files_of, ignored_by, push, trial
+from helpers.snapshots import Snapshot, _upload, build, push, trial
 
 REGISTRY = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
 

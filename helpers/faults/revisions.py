@@ -56,7 +56,8 @@ def _command_not_found(place: Place, rng: Random) -> None:
 
 def push_changed(place: Place, changes: dict[str, str], rng: Random) -> str:
     """A copy of the sample app with these texts in server.js replaced, built and pushed; its URI with digest."""
-    from helpers.images import build_image, copy_app, push_image
+    from helpers.app_directory import copy_app
+    from helpers.images import build_image, push_image
 
     with TemporaryDirectory() as folder:
         app = copy_app(APP, Path(folder) / "app")
