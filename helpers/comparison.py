@@ -290,8 +290,8 @@ class Running:
 
 def first_process(image: DockerImage, environment: Mapping[str, str] | None = None) -> Running:
     """Start a container, ask the engine for its processes once the app answers, and end it."""
-    from helpers.apps import AppNotStarted
     from helpers.containers import start_container, wait_until_it_answers
+    from helpers.started_app import AppNotStarted
 
     app = start_container(image, vcpu=1, memory=512, environment=environment)
     try:

@@ -1,6 +1,6 @@
 """`run_container`: an image as one container of the Docker Engine, with a task's CPU and memory and nothing of ECS.
 
-What is said of `helpers.apps.App` holds for it; the kernel keeps the limits.
+What is said of `helpers.started_app.App` holds for it; the kernel keeps the limits.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from helpers import apps, builds
+from helpers import builds, started_app
 from helpers.app_directory import check_command
-from helpers.apps import DIES_WITHIN, STOP_TIMEOUT, App, AppNotStarted
 from helpers.builds import DockerImage
 from helpers.engine import refused, unless_gone
 from helpers.errors import TutorialError
+from helpers.started_app import DIES_WITHIN, STOP_TIMEOUT, App, AppNotStarted
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -184,12 +184,12 @@ def run_container(
     image's unless told. `environment` comes on top of the image's; PORT is the image's first exposed port, else 3000.
     AppNotStarted if it does not answer; other TutorialErrors if it cannot be started.
     """
-    settings = apps.check_settings(vcpu, memory, environment)
+    settings = started_app.check_settings(vcpu, memory, environment)
     check_command(command)
     image = builds.image(image) if isinstance(image, str) else image
-    apps.end_the_last()
+    started_app.end_the_last()
     started = start_container(image, vcpu, memory, command, settings)
-    apps.remember(started)
+    started_app.remember(started)
     wait_until_it_answers(started)
     return started
 
@@ -198,7 +198,7 @@ def wait_until_it_answers(started: ContainerApp) -> None:
     """As of any app; AppNotStarted says, too, what only a container can have wrong."""
     image = started.image
     try:
-        apps.wait_until_it_answers(started)
+        started_app.wait_until_it_answers(started)
     except AppNotStarted as told:
         if told.app.exit_code == 137 and not told.app.out_of_memory:
             told.next += " And on 0.0.0.0: on 127.0.0.1 nobody outside the container reaches it."
@@ -284,7 +284,7 @@ def _sweep(engine: DockerClient) -> None:
 
 @atexit.register
 def _end_mine() -> None:
-    last = apps.last_run()
+    last = started_app.last_run()
     if isinstance(last, ContainerApp) and last._end is None:
         with suppress(Exception):  # the process ends, and the next one sweeps
             last.kill()

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from helpers import apps, isolation, session, snapshots
+from helpers import apps, isolation, session, snapshots, started_app
 from helpers.commands import run_bounded
 from helpers.errors import TutorialError
 from tests.sandbox.live import PAGE, write_app
@@ -44,7 +44,7 @@ DEAF = "process.on('SIGTERM', () => console.log('no'));"
 def lab(tmp_path, monkeypatch):
     lab = SimpleNamespace(state=tmp_path / "state", region="us-east-1", ensure_there=lambda: None)
     monkeypatch.setattr(session, "_current", lab)
-    monkeypatch.setattr(apps, "_running", None)
+    monkeypatch.setattr(started_app, "_running", None)
     yield lab
     if session._this_machine.cache_info().currsize:
         session._this_machine(lab.state).host.stop()
@@ -89,9 +89,9 @@ def test_an_app_that_ends_at_once_is_told_with_its_last_lines(lab, tmp_path):
 
 
 def test_an_app_that_never_answers_is_ended(lab, tmp_path, monkeypatch):
-    monkeypatch.setattr(apps, "ANSWERS_WITHIN", 1.0)
+    monkeypatch.setattr(started_app, "ANSWERS_WITHIN", 1.0)
     place = write_app(tmp_path / "app", "console.log(process.pid); setInterval(() => {}, 1000)")
-    with pytest.raises(apps.AppNotStarted, match="no answer in 1 s") as caught:
+    with pytest.raises(started_app.AppNotStarted, match="no answer in 1 s") as caught:
         apps.run_app(place)
     assert gone(int(next(line for line in str(caught.value).splitlines() if line.isdigit())))
     assert caught.value.app.exit_code == 137
@@ -175,7 +175,9 @@ def gone(pid: int) -> bool:
 
 def test_an_app_that_needs_more_memory_than_it_has_does_not_start(lab, tmp_path):
     place = write_app(tmp_path / "app", PAGE % "x")
-    with pytest.raises(apps.AppNotStarted, match=r"more than its 16 MiB of memory.*exit code 137") as told:
+    with pytest.raises(
+        started_app.AppNotStarted, match=r"more than its 16 MiB of memory.*exit code 137"
+    ) as told:
         apps.run_app(place, memory=16)
     assert told.value.app.out_of_memory
     assert "16 MiB" in repr(told.value.app)
@@ -211,7 +213,7 @@ def test_a_setting_that_cannot_be_is_told_before_anything_runs(lab, tmp_path, st
     place = write_app(tmp_path / "app", PAGE % "x")
     with pytest.raises(TutorialError, match=f"(?s){says}"):
         start(place, **settings)
-    assert apps._running is None
+    assert started_app._running is None
     assert not (lab.state / "alone").exists()
 
 
@@ -225,7 +227,7 @@ def test_an_app_that_cannot_even_be_ended_does_not_stop_the_next_one(lab, tmp_pa
     def kill():
         raise TypeError("not supported between instances of 'int' and 'str'")
 
-    monkeypatch.setattr(apps, "_running", SimpleNamespace(kill=kill))
+    monkeypatch.setattr(started_app, "_running", SimpleNamespace(kill=kill))
     assert apps.run_app(write_app(tmp_path / "app", PAGE % "x")).running
 
 

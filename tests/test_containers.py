@@ -12,9 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import apps, builds, containers, session
-from helpers.apps import AppNotStarted, stop_during_a_request
+from helpers import apps, builds, containers, session, started_app
+from helpers.apps import stop_during_a_request
 from helpers.errors import TutorialError
+from helpers.started_app import AppNotStarted
 from tests.engine.base_images import SLIM
 from tests.sandbox.live import PAGE, write_app
 
@@ -61,9 +62,9 @@ def image(engine, engine_labels, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def nothing_left(monkeypatch, tmp_path):
     monkeypatch.setenv("SANDBOX_STATE", str(tmp_path / "state"))
-    monkeypatch.setattr(apps, "_running", None)
+    monkeypatch.setattr(started_app, "_running", None)
     yield
-    apps.end_the_last()
+    started_app.end_the_last()
 
 
 def text(url: str) -> str:
@@ -121,7 +122,7 @@ def test_an_image_is_run_by_run_app_too_and_ends_a_process_that_ran_before(image
         apps.run_app(place)
         assert not app.running
     finally:
-        apps.end_the_last()
+        started_app.end_the_last()
         session._this_machine(lab.state).host.stop()
         session._this_machine.cache_clear()
 
@@ -160,7 +161,7 @@ def test_an_app_that_ends_at_once_is_told_with_its_last_lines(engine, image):
 
 
 def test_an_app_that_listens_for_itself_only_is_told_where_it_should(image, monkeypatch):
-    monkeypatch.setattr("helpers.apps.ANSWERS_WITHIN", 2.0)
+    monkeypatch.setattr("helpers.started_app.ANSWERS_WITHIN", 2.0)
     with pytest.raises(AppNotStarted, match=r"(?s)no answer in 2 s.*0\.0\.0\.0"):
         containers.run_container(image, environment={"HOST": "127.0.0.1"})
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import apps, builds, containers
+from helpers import builds, containers, started_app
 from helpers.dockerfile import lint, review
 from helpers.errors import TutorialError
 from helpers.proposal import dockerfile_of, majors, propose_dockerfile
@@ -229,7 +229,7 @@ def test_the_apps_bring_no_packages_and_name_no_registry():
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_a_foreign_app_runs_from_its_proposal(engine, engine_labels, name, monkeypatch, tmp_path):
-    monkeypatch.setattr(apps, "_running", None)
+    monkeypatch.setattr(started_app, "_running", None)
     monkeypatch.setenv("SANDBOX_STATE", str(tmp_path / "state"))
     proposal = propose_dockerfile(APPS / name)
     image = builds.build(
