@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.sandbox import HELD, Sandbox, SandboxError, held
 from helpers.sandbox.clock import AwsClock, Clock
-from helpers.sandbox.ecr.distribution import DistributionError, NoDistribution
+from helpers.sandbox.ecr.distribution import NoDistribution
+from helpers.sandbox.ecr.distribution_runner import DistributionError
 from helpers.sandbox.elb.envoy import EnvoyError
 from helpers.sandbox.fargate.engine import EngineMissing
 

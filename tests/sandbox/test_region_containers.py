@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from helpers import sandbox
-from helpers.sandbox.ecr.distribution import PROGRAM
 from helpers.sandbox.ecr.distribution_container import find_image
+from helpers.sandbox.ecr.distribution_program import PROGRAM
 from helpers.sandbox.fargate.engine import SANDBOX, sandbox_label
 from tests.sandbox.live import PAGE, Live, Visitors, get, write_app
 

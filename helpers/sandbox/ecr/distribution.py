@@ -10,28 +10,26 @@ from __future__ import annotations
 import http.client
 import json
 import logging
-import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from helpers.sandbox.ecr.distribution_container import Container, find_image
+from helpers.sandbox.ecr.distribution_program import PROGRAM, Program
+from helpers.sandbox.ecr.distribution_runner import DistributionError, Runner
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 log = logging.getLogger("sandbox.distribution")
 
-PROGRAM = "docker-registry"  # Debian's and Ubuntu's name for it
 READY_TIMEOUT = 20.0  # real seconds
-ANSWERS_WITHIN = 300.0  # real seconds between two bytes
-LONGEST_SOCKET = 100  # bytes of a path; the kernel's limit is 108 on Linux, 104 on macOS
 UPLOAD_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ADVICE = (
     "Install it with `sudo apt-get install docker-registry`, or get its image with `docker pull registry:2`."
@@ -40,36 +38,6 @@ ADVICE = (
 
 class NoDistribution(Exception):
     """CNCF Distribution is not on this machine; says what to do."""
-
-
-class DistributionError(RuntimeError):
-    """Distribution does not run, or not as it should; says why."""
-
-
-class Runner(Protocol):
-    """How Distribution is run: as a process, or as a container."""
-
-    root: str  # its storage, as it sees it
-
-    def listen(self) -> dict[str, Any]:
-        """Its settings of where to listen."""
-
-    def launch(self, settings: str) -> None:
-        """Start it, again if need be, with this configuration; OSError or DistributionError."""
-
-    def running(self) -> bool: ...
-
-    def connection(self) -> http.client.HTTPConnection:
-        """To it, not connected yet."""
-
-    def last_words(self) -> list[str]:
-        """The last lines of its log."""
-
-    def remove(self, path: str) -> None:
-        """Remove a directory of its storage."""
-
-    def end(self) -> None:
-        """End it, and remove what it leaves."""
 
 
 def find_distribution(
@@ -87,8 +55,6 @@ def find_distribution(
     if program := shutil.which(PROGRAM):
         return Distribution(Program(directory, program, spawn))
     if engine is not None:
-        from helpers.sandbox.ecr.distribution_container import Container, find_image
-
         client = engine()
         if image := find_image(client):
             return Distribution(Container(client, image, labels or {}))
@@ -195,83 +161,3 @@ def configuration(runner: Runner, prefix: str) -> dict[str, Any]:
             "secret": secrets.token_hex(32),
         },
     }
-
-
-class Program:
-    """A process of this machine, reached by a socket in a directory that only this user may enter."""
-
-    def __init__(self, directory: Path, program: str, spawn: Callable[..., subprocess.Popen[bytes]]):
-        self._directory, self._program, self._spawn = directory, program, spawn
-        self._process: subprocess.Popen[bytes] | None = None
-        self._own: Path | None = None
-        self._socket = directory / "socket"
-        if len(os.fsencode(self._socket)) > LONGEST_SOCKET:
-            self._own = Path(tempfile.mkdtemp(prefix="registry-"))
-            self._socket = self._own / "socket"
-        self.root = str(directory / "storage")
-
-    def listen(self) -> dict[str, Any]:
-        return {"net": "unix", "addr": str(self._socket)}
-
-    def launch(self, settings: str) -> None:
-        if self._process is None:
-            shutil.rmtree(self._directory, ignore_errors=True)  # an earlier sandbox's, whose records are gone
-            self._directory.mkdir(parents=True, mode=0o700)
-        file = self._directory / "config.yml"
-        file.write_text(settings)
-        with open(self._directory / "registry.log", "ab") as output:
-            self._process = self._spawn(
-                [self._program, "serve", str(file)],
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def connection(self) -> http.client.HTTPConnection:
-        return _UnixConnection(self._socket)
-
-    def last_words(self) -> list[str]:
-        try:
-            return (self._directory / "registry.log").read_text(errors="replace").splitlines()[-100:]
-        except OSError:
-            return []
-
-    def remove(self, path: str) -> None:
-        shutil.rmtree(path, ignore_errors=True)
-
-    def end(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=2)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
-        if self._own:
-            shutil.rmtree(self._own, ignore_errors=True)
-
-
-def _environment() -> dict[str, str]:
-    """Without settings that would override the file's."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "OTEL_"))}
-    return kept | {"OTEL_TRACES_EXPORTER": "none"}  # else version 3 looks for a collector of traces
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path):
-        super().__init__("registry", timeout=ANSWERS_WITHIN)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        try:
-            self.sock.settimeout(self.timeout)
-            self.sock.connect(str(self._path))
-        except OSError:
-            self.close()
-            raise

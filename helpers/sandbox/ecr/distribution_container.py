@@ -11,7 +11,7 @@ import tarfile
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from helpers.sandbox.ecr.distribution import ANSWERS_WITHIN, DistributionError
+from helpers.sandbox.ecr.distribution_runner import ANSWERS_WITHIN, DistributionError
 
 if TYPE_CHECKING:
     from docker import DockerClient

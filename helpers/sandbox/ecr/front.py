@@ -19,7 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from helpers.sandbox.ecr.distribution import Distribution, DistributionError
+from helpers.sandbox.ecr.distribution import Distribution
+from helpers.sandbox.ecr.distribution_runner import DistributionError
 from helpers.sandbox.ecr.manifests import digest_of
 from helpers.sandbox.ecr.own_calls import on_behalf
 from helpers.sandbox.ecr.storage import is_full

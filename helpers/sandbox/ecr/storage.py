@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from helpers.sandbox.ecr.distribution import Distribution, DistributionError
+from helpers.sandbox.ecr.distribution import Distribution
+from helpers.sandbox.ecr.distribution_runner import DistributionError
 from helpers.sandbox.endpoint import NO_ROOM, AwsError
 
 log = logging.getLogger("sandbox.registry")

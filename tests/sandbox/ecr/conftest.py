@@ -16,7 +16,8 @@ from typing import Any
 import boto3
 import pytest
 
-from helpers.sandbox.ecr.distribution import PROGRAM, find_distribution
+from helpers.sandbox.ecr.distribution import find_distribution
+from helpers.sandbox.ecr.distribution_program import PROGRAM
 from helpers.sandbox.ecr.manifests import digest_of
 from helpers.sandbox.endpoint import Endpoint
 from helpers.sandbox.registry import Registry

@@ -10,12 +10,8 @@ from pathlib import Path
 import pytest
 
 from helpers.sandbox.ecr import distribution as module
-from helpers.sandbox.ecr.distribution import (
-    Distribution,
-    DistributionError,
-    NoDistribution,
-    find_distribution,
-)
+from helpers.sandbox.ecr.distribution import Distribution, NoDistribution, find_distribution
+from helpers.sandbox.ecr.distribution_runner import DistributionError
 from helpers.sandbox.fargate.host import Host
 
 
