@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from helpers.diagnose import Diagnosis
     from helpers.faults import Broken
     from helpers.sandbox.fargate.node import Node
-    from helpers.sandbox.tasks import ProcessRuntime, RunningTask
+    from helpers.sandbox.fargate.runtime import RunningTask
+    from helpers.sandbox.tasks import ProcessRuntime
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NAME = "cool-nodejs-app"  # the article's
@@ -418,7 +419,7 @@ def run_process(
 ) -> RunningTask:
     """Run an app on this machine without ECS, held to `vcpu` and `memory` (MiB). It ends with this Python process, at
     the latest. TutorialError when there is no such program."""
-    from helpers.sandbox.tasks import CannotStartContainerError, TaskSpec
+    from helpers.sandbox.fargate.runtime import CannotStartContainerError, TaskSpec
 
     number = next(_numbers)
     spec = TaskSpec(

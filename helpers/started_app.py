@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from helpers.errors import TutorialError
 
 if TYPE_CHECKING:
-    from helpers.sandbox.tasks import RunningTask
+    from helpers.sandbox.fargate.runtime import RunningTask
 
 # Real seconds
 ANSWERS_WITHIN = 20.0  # a quarter of a vCPU starts Node.js in one or two

@@ -32,8 +32,8 @@ from helpers.sandbox.fargate.engine import EngineMissing
 if TYPE_CHECKING:
     from helpers.sandbox.elb.access_log import Request
     from helpers.sandbox.endpoint import Endpoint
+    from helpers.sandbox.fargate.runtime import RunningTask, Runtime
     from helpers.sandbox.registry import Registry
-    from helpers.sandbox.tasks import RunningTask, Runtime
 
 log = logging.getLogger("sandbox")
 

@@ -21,8 +21,8 @@ from botocore.exceptions import ClientError
 from helpers.sandbox.clock import Clock
 from helpers.sandbox.cloudwatch.log_store import prune
 from helpers.sandbox.endpoint import Aws
+from helpers.sandbox.fargate.runtime import RunningTask
 from helpers.sandbox.records import Records, Task
-from helpers.sandbox.tasks import RunningTask
 
 log = logging.getLogger("sandbox.logs")
 

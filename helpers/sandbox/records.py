@@ -12,7 +12,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from helpers.sandbox.tasks import RunningTask
+    from helpers.sandbox.fargate.runtime import RunningTask
 
 HISTORY = 2000  # alarm history items and scaling activities kept; AWS keeps weeks of both
 

@@ -26,8 +26,8 @@ from helpers.sandbox.ecs.preparation import Logs, Preparation, UnableToAssume
 from helpers.sandbox.ecs.services import STARTING, Deployment, Service, ServiceRecords
 from helpers.sandbox.ecs.task_operations import ask_to_stop
 from helpers.sandbox.endpoint import AwsError, Handler
+from helpers.sandbox.fargate.runtime import Runtime
 from helpers.sandbox.records import Records, Task
-from helpers.sandbox.tasks import Runtime
 
 log = logging.getLogger("sandbox.scheduler")
 

@@ -13,9 +13,9 @@ from botocore.exceptions import ClientError
 
 from helpers.sandbox.ecs.services import Service
 from helpers.sandbox.endpoint import Call
+from helpers.sandbox.fargate.runtime import CannotPullContainerError, RunningTask, TaskSpec
 from helpers.sandbox.records import Records, Task
 from helpers.sandbox.scheduler import Scheduler
-from helpers.sandbox.tasks import CannotPullContainerError, RunningTask, TaskSpec
 from tests.sandbox.manual_clock import ManualClock
 
 REGION = "us-east-1"

@@ -15,17 +15,13 @@ import pytest
 
 from helpers.sandbox import tasks
 from helpers.sandbox.clock import AwsClock
+from helpers.sandbox.fargate import runtime as runtimes
 from helpers.sandbox.fargate.host import Host
 from helpers.sandbox.fargate.node import NodeMissing
+from helpers.sandbox.fargate.ports import FreePorts
+from helpers.sandbox.fargate.runtime import CannotPullContainerError, CannotStartContainerError, TaskSpec
 from helpers.sandbox.registry import CannotPullContainer, Image
-from helpers.sandbox.tasks import (
-    CannotPullContainerError,
-    CannotStartContainerError,
-    FreePorts,
-    ProcessRuntime,
-    ProcessTask,
-    TaskSpec,
-)
+from helpers.sandbox.tasks import ProcessRuntime, ProcessTask
 from tests.sandbox.fargate.test_host import gone
 from tests.waiting import until
 
@@ -322,6 +318,6 @@ def test_the_output_of_an_ended_task_goes_after_a_while(
     assert ended(first) == 0
     runtime.start(spec("0"))
     assert said(first, "bye")
-    monkeypatch.setattr(tasks, "KEEP", 0.0)
+    monkeypatch.setattr(runtimes, "KEEP", 0.0)
     runtime.start(spec("0"))
     assert not first.output.exists()

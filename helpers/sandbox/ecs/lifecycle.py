@@ -24,15 +24,15 @@ from helpers.sandbox.clock import Clock
 from helpers.sandbox.ecs.placement import Placement
 from helpers.sandbox.ecs.preparation import Logs, Preparation, task_spec
 from helpers.sandbox.ecs.services import STARTING
-from helpers.sandbox.logs import ResourceInitializationError
-from helpers.sandbox.records import Records, Task
-from helpers.sandbox.tasks import (
+from helpers.sandbox.fargate.runtime import (
     OUT_OF_MEMORY,
     CannotPullContainerError,
     CannotStartContainerError,
     RunningTask,
     Runtime,
 )
+from helpers.sandbox.logs import ResourceInitializationError
+from helpers.sandbox.records import Records, Task
 
 log = logging.getLogger("sandbox.scheduler")
 

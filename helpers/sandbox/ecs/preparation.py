@@ -20,10 +20,10 @@ from helpers.sandbox.ecr.snapshots import CannotPullContainer
 from helpers.sandbox.ecs import stopped_reasons as reasons
 from helpers.sandbox.ecs.placement import STOP_TIMEOUT, Definition
 from helpers.sandbox.endpoint import ACCOUNT, AwsError
+from helpers.sandbox.fargate.runtime import CannotPullContainerError, RunningTask, TaskSpec
 from helpers.sandbox.iam.roles import Roles, role_name
 from helpers.sandbox.logs import LogRefused, ResourceInitializationError, stream_name
 from helpers.sandbox.records import Task
-from helpers.sandbox.tasks import CannotPullContainerError, RunningTask, TaskSpec
 
 log = logging.getLogger("sandbox.scheduler")
 

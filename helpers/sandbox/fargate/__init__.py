@@ -1,1 +1,1 @@
-"""What `tasks.py` stands on: the host that caps and ends tasks, Node.js, and the task metadata endpoint."""
+"""What Fargate is made of: what tasks run as, the host that caps and ends them, Node.js, the task metadata endpoint."""

@@ -25,21 +25,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from helpers.sandbox import tasks
 from helpers.sandbox.clock import Clock
 from helpers.sandbox.ecs.stopped_reasons import not_started
 from helpers.sandbox.fargate import engine
-from helpers.sandbox.fargate.stats import Stats
-from helpers.sandbox.fargate.unfit import UnfitTask
-from helpers.sandbox.registry import CannotPullContainer
-from helpers.sandbox.tasks import (
+from helpers.sandbox.fargate.runtime import (
     MIB,
+    OUTPUT_MOST,
     UNITS,
     CannotPullContainerError,
     CannotStartContainerError,
     RunningTask,
+    StartedTasks,
     TaskSpec,
+    added_by_ecs,
+    fits,
 )
+from helpers.sandbox.fargate.stats import Stats
+from helpers.sandbox.fargate.unfit import UnfitTask
+from helpers.sandbox.registry import CannotPullContainer
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -103,7 +106,7 @@ class ContainerRuntime:
         self._commands = ThreadPoolExecutor(COMMANDS, thread_name_prefix="containers")
         self.closing = threading.Event()
         self._pulled: dict[str, str] = {}
-        self._started = tasks.StartedTasks(clock, on_start)
+        self._started = StartedTasks(clock, on_start)
 
     def pull(self, image: str, region: str) -> str:
         try:
@@ -125,7 +128,7 @@ class ContainerRuntime:
         try:
             with _as_ecs_says_it():
                 image = self.client.api.inspect_image(name)
-                if not tasks.fits(image.get("Architecture", "amd64"), spec):
+                if not fits(image.get("Architecture", "amd64"), spec):
                     return self._started.add(UnfitTask(spec, _program(image, spec), directory))
                 self._have_network()
                 about, output = self._launch(spec, name)
@@ -245,7 +248,7 @@ class ContainerRuntime:
             "AWS_EC2_METADATA_DISABLED": "true",  # on an EC2 instance it would hand out that machine's credentials
             **self.environment,
             **spec.environment,
-            **tasks.added_by_ecs(spec, self.metadata_url),
+            **added_by_ecs(spec, self.metadata_url),
         }
 
 
@@ -356,7 +359,7 @@ class ContainerTask:
         """A chatty app must not fill the disk. Room is made between lines."""
         file.write(data)
         size = file.tell()
-        if size > tasks.OUTPUT_MOST:
+        if size > OUTPUT_MOST:
             # In this order: whoever reads in between finds nothing, and not the same again.
             os.truncate(self.output, 0)
             self.dropped += size

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from helpers.sandbox.tasks import TaskSpec
+    from helpers.sandbox.fargate.runtime import TaskSpec
 
 # Source: "exec /usr/local/bin/streamlit: exec format error", "followed by an exit 1" on Fargate
 # (aws-samples/amazon-bedrock-serverless-prompt-chaining#213; C).

@@ -15,9 +15,9 @@ from helpers.sandbox.ecr.references import Reference, read_reference
 from helpers.sandbox.ecr.snapshots import CannotPullContainer
 from helpers.sandbox.ecs.placement import Definition
 from helpers.sandbox.ecs.preparation import GIVES_UP, Preparation, UnableToAssume
+from helpers.sandbox.fargate.runtime import CannotPullContainerError
 from helpers.sandbox.logs import LogRefused, ResourceInitializationError
 from helpers.sandbox.records import Task
-from helpers.sandbox.tasks import CannotPullContainerError
 from tests.sandbox.task_record import task_record
 
 REGION = "us-east-1"

@@ -17,15 +17,15 @@ from uuid import uuid4
 
 import pytest
 
-from helpers.sandbox import tasks
 from helpers.sandbox.clock import AwsClock
 from helpers.sandbox.fargate import containers
+from helpers.sandbox.fargate import runtime as runtimes
 from helpers.sandbox.fargate.containers import ContainerRuntime, ContainerTask, whole_lines
 from helpers.sandbox.fargate.engine import gateway_of, new_labels
 from helpers.sandbox.fargate.metadata import MetadataServer
+from helpers.sandbox.fargate.runtime import CannotPullContainerError, CannotStartContainerError, TaskSpec
 from helpers.sandbox.records import Records
 from helpers.sandbox.registry import CannotPullContainer
-from helpers.sandbox.tasks import CannotPullContainerError, CannotStartContainerError, TaskSpec
 from tests.sandbox.task_record import task_record
 from tests.sandbox.test_tasks import REFERENCE, until
 from tests.sandbox.test_tasks import spec as process_spec
@@ -376,7 +376,7 @@ def test_a_line_without_end_is_not_held_back_for_ever(monkeypatch):
 
 
 def test_a_chatty_task_does_not_fill_the_disk(runtime, monkeypatch):
-    monkeypatch.setattr(tasks, "OUTPUT_MOST", 100_000)
+    monkeypatch.setattr(containers, "OUTPUT_MOST", 100_000)
     task = runtime.start(spec("setInterval(() => process.stdout.write('x'.repeat(9999) + '\\n'), 1)"))
     until(lambda: task.dropped > 300_000)
     content = task.output.read_bytes()
@@ -497,6 +497,6 @@ def test_the_output_of_an_ended_task_goes_after_a_while(runtime, monkeypatch):
     first.wait(20)
     runtime.start(spec("0"))
     assert said(first, "bye")
-    monkeypatch.setattr(tasks, "KEEP", 0.0)
+    monkeypatch.setattr(runtimes, "KEEP", 0.0)
     runtime.start(spec("0"))
     assert not first.output.exists()
