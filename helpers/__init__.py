@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 _MODULES = {
-    "connect": "session",
+    "connect": "connection",
     "check": "checks",
     "run_app": "apps",
     "build_image": "images",

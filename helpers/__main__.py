@@ -198,9 +198,9 @@ def bench() -> None:
 @click.option("--region", default="us-east-1", show_default=True)
 def status(region: str) -> None:
     """Show services, tasks, targets, alarms and the AWS time of the sandbox that is up."""
-    from helpers import pauses, session, status
+    from helpers import naming, pauses, session, status
 
-    session.check_region(region)
+    naming.check_region(region)
     running = session.attach()
     if running is None:
         raise TutorialError(
@@ -227,10 +227,10 @@ def doctor(cluster, service, stack, region, aws) -> None:
 
     Ends with 0 when nothing is wrong, with 1 when causes are found, with 2 when too little can be read or it is not at rest.
     """
-    from helpers import session
+    from helpers import naming, session
     from helpers.diagnose import diagnose
 
-    session.check_region(region)
+    naming.check_region(region)
     now = None
     if aws:
         os.environ["AWS_DEFAULT_REGION"] = os.environ["AWS_REGION"] = region

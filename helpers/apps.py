@@ -58,7 +58,7 @@ def run_app(
     npm. `environment` comes on top of the image's and of what every app gets, PORT among it. AppNotStarted if it does
     not answer; other TutorialErrors if it cannot be run.
     """
-    from helpers import containers, session
+    from helpers import containers, this_machine
     from helpers.app_directory import start_command
     from helpers.builds import DockerImage
     from helpers.snapshots import Snapshot
@@ -73,7 +73,7 @@ def run_app(
         app_dir, command = app_dir.app, app_dir.command if command is None else command
     app, words = start_command(app_dir, command)
     end_the_last()
-    process = session.run_process(app, words, vcpu=vcpu, memory=memory, environment=settings)
+    process = this_machine.run_process(app, words, vcpu=vcpu, memory=memory, environment=settings)
     started = App(process, vcpu, memory)
     remember(started)
     wait_until_it_answers(started)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from helpers import session
+from helpers import this_machine
 from helpers.bench_sandbox import APP, NAME, Attempt, Say, own_sandbox, serve
 from helpers.errors import SetupError
 
@@ -138,11 +138,11 @@ def clocks(prefix: str) -> list[Callable[[], float] | None]:
     """What reads the CPU seconds of this sandbox's containers whose names begin with `prefix`, as the sandbox does."""
     from helpers.engine import reach
 
-    labels = [f"{key}={value}" for key, value in session.engine_labels().items()]
+    labels = [f"{key}={value}" for key, value in this_machine.engine_labels().items()]
     with reach() as engine:
         running = engine.api.containers(filters={"label": labels, "name": prefix})
         pids = {each["Id"]: engine.api.inspect_container(each["Id"])["State"]["Pid"] for each in running}
-    return [session.cpu_clock(pid, container) for container, pid in pids.items()]
+    return [this_machine.cpu_clock(pid, container) for container, pid in pids.items()]
 
 
 def cpu_reading(

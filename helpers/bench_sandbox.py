@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from helpers import session
+from helpers import connection, session, this_machine
 from helpers.checkup import cores
 from helpers.errors import TutorialError
 
 if TYPE_CHECKING:
+    from helpers.connection import Lab
     from helpers.images import Image
     from helpers.services import Service
-    from helpers.session import Lab
 
 Say = Callable[[str], None]
 # attempt(name, part): what a part found; nothing when it could not be measured, and then that is noted under the name.
@@ -44,7 +44,7 @@ def own_sandbox(runtime: str = "auto") -> Iterator[Lab]:
     """A lab in a private sandbox. Afterwards neither that nor what was built in it is there."""
     try:
         with session.private("bench-"):
-            yield session.connect(name=NAME, runtime=runtime)
+            yield connection.connect(name=NAME, runtime=runtime)
     finally:
         remove_images()
 
@@ -154,7 +154,7 @@ def balancer() -> dict[str, Any]:
     with _direct(image) as direct:
         behind, through = serve(f"{NAME}-fast", image, *LARGE, environment={"WORK_MS": "0"})
         behind.until_steady()
-        node = str(session.find_node().path)
+        node = str(this_machine.find_node().path)
         sides = {"direct": direct, "balancer": through}
         for address in sides.values():
             closed_loop(node, address, WARM_UP)
@@ -184,7 +184,9 @@ def _direct(image: Image) -> Iterator[tuple[str, int]]:
             container.kill()
     else:
         app, command = start_command(APP)
-        process = session.run_process(app, command, vcpu=units / 1024, memory=memory, environment=environment)
+        process = this_machine.run_process(
+            app, command, vcpu=units / 1024, memory=memory, environment=environment
+        )
         try:
             yield process.address
         finally:

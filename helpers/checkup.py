@@ -300,7 +300,7 @@ def _is_member(group: int) -> bool:
 def node_facts(run: Run = run_bounded, find: Callable[[], Any] | None = None) -> tuple[Program, Program]:
     """Node.js as the sandbox finds it for its tasks, and the npm that belongs to it."""
     if find is None:
-        from helpers.session import find_node as find
+        from helpers.this_machine import find_node as find
     try:
         node = find()
     except TutorialError as problem:
@@ -314,7 +314,7 @@ def node_facts(run: Run = run_bounded, find: Callable[[], Any] | None = None) ->
 def envoy_facts(run: Run = run_bounded, find: Callable[[], Path] | None = None) -> Program:
     """Envoy, the sandbox's load balancer."""
     if find is None:
-        from helpers.session import find_envoy as find
+        from helpers.this_machine import find_envoy as find
     try:
         path = find()
     except TutorialError as problem:

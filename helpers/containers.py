@@ -47,7 +47,7 @@ class ContainerApp(App):
     def __init__(
         self, engine: DockerClient, container: str, image: DockerImage, vcpu: float, memory: int, port: int
     ):
-        from helpers import session
+        from helpers import this_machine
 
         self._engine, self._id, self._end = engine, container, None
         self.image, self.vcpu, self.memory, self.port = image, vcpu, memory, port
@@ -56,7 +56,7 @@ class ContainerApp(App):
         published = (state["NetworkSettings"]["Ports"].get(f"{port}/tcp") or [{}])[0]
         self.url = f"http://127.0.0.1:{published.get('HostPort', port)}"
         self._used = 0.0
-        self._clock: Callable[[], float] | None = session.cpu_clock(state["State"]["Pid"], container)
+        self._clock: Callable[[], float] | None = this_machine.cpu_clock(state["State"]["Pid"], container)
 
     @property
     def running(self) -> bool:
@@ -225,11 +225,11 @@ def start_container(
     """As `run_container`, but it neither waits until it answers nor ends the one before."""
     from docker.errors import APIError, ImageNotFound
 
-    from helpers import session
+    from helpers import this_machine
 
     environment = {"PORT": str(image.port or PORT), **(environment or {})}
     port = _port(environment["PORT"])
-    engine = session.find_engine()
+    engine = this_machine.find_engine()
     container = None
     try:
         _sweep(engine)
@@ -239,7 +239,7 @@ def start_container(
             command=list(command) if command else None,
             environment=environment,
             ports=[port],
-            labels={OWNER: _owner(), **session.engine_labels()},
+            labels={OWNER: _owner(), **this_machine.engine_labels()},
             host_config=api.create_host_config(
                 port_bindings={port: ("127.0.0.1", None)},
                 nano_cpus=round(vcpu * 1e9),

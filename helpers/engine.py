@@ -28,9 +28,9 @@ MAKE_ROOM = (
 @contextmanager
 def reach(patience: float = PATIENCE) -> Iterator[DockerClient]:
     """A client of the engine, which may be silent for so many real seconds. An engine that goes away is told."""
-    from helpers import session
+    from helpers import this_machine
 
-    engine = session.find_engine()
+    engine = this_machine.find_engine()
     engine.api.timeout = patience
     try:
         with unless_gone():

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from botocore.exceptions import ClientError
 
 from helpers.errors import TutorialError
 
 if TYPE_CHECKING:
-    from helpers.services import Service
+    from pandas import DataFrame
 
 LAST = 20  # log lines: of an error that nobody catches Node.js writes about as many
 LOOKS = 8  # at a task's log, whose last lines arrive a little after its end
@@ -27,6 +27,21 @@ REFUSED = (
     "unable to place a task",
 )  # events after which there is no task to look at
 TELLING = ("unhealthy", "unable to", "failed")  # words of the service events that say what went wrong
+
+
+class Watched(Protocol):
+    """What is asked of a service: helpers/services.py."""
+
+    @property
+    def record(self) -> dict: ...
+
+    @property
+    def events(self) -> DataFrame: ...
+
+    @property
+    def targets(self) -> DataFrame: ...
+
+    def stopped_tasks(self) -> list[dict]: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,7 @@ class FailedTask:
 class Witness:
     """Looks at a service's failures since an AWS time, as often as it is asked to."""
 
-    def __init__(self, service: Service, since: datetime | None = None):
+    def __init__(self, service: Watched, since: datetime | None = None):
         self.service, self.since = service, since
         self._failed: dict[str, FailedTask] = {}
         self._deployments: dict[str, str] = {}  # of failed tasks, by ARN
@@ -120,7 +135,7 @@ class Witness:
         return self.since is None or moment >= self.since
 
 
-def trouble(service: Service) -> str:
+def trouble(service: Watched) -> str:
     """The last events, the last task that failed with its last log lines, and unhealthy targets, as lines."""
     lines = [f"event: {message}" for message in service.events["message"][:5]]
     named = balanced(service.record)

@@ -129,7 +129,7 @@ def in_a_container() -> tuple[Seen, str]:
 
     from helpers.checkup import base_image
     from helpers.engine import reach
-    from helpers.session import engine_labels
+    from helpers.this_machine import engine_labels
 
     base = base_image()
     try:
@@ -158,6 +158,6 @@ def in_a_container() -> tuple[Seen, str]:
 
 
 def _node() -> Path:
-    from helpers.session import find_node
+    from helpers.this_machine import find_node
 
     return find_node().path

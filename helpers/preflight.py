@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from helpers import session
+from helpers import connection, session, this_machine
 from helpers.checkup import Finding, checkup, cores
 from helpers.commands import run_bounded
 from helpers.errors import TutorialError
@@ -98,7 +98,7 @@ def _try_sandbox(what: str) -> Finding:
     import boto3
 
     began = time.monotonic()
-    lab = session.connect(name="preflight")
+    lab = connection.connect(name="preflight")
     up = time.monotonic() - began
     boto3.client("ecs", region_name=lab.region).list_clusters()
     return Finding(what, f"up in {up:.1f} s, its first answer {time.monotonic() - began - up:.1f} s later")
@@ -116,7 +116,7 @@ def _try_app(what: str) -> Finding:
 
 def _try_limit(what: str) -> Finding:
     """A process that would take a whole core."""
-    process = session.run_process(ROOT / "sample-app", ["node", "-e", "for (;;);"], vcpu=VCPU)
+    process = this_machine.run_process(ROOT / "sample-app", ["node", "-e", "for (;;);"], vcpu=VCPU)
     try:
         time.sleep(0.5)  # its start
         used, began = process.cpu_seconds(), time.monotonic()

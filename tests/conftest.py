@@ -10,7 +10,7 @@ import boto3
 import pytest
 from hypothesis import settings
 
-from helpers import session
+from helpers import session, this_machine
 from tests.engine.fixtures import engine, engine_labels, pytest_runtest_makereport  # noqa: F401
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that: some tests press it.
@@ -35,13 +35,14 @@ def no_aws_account(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, os.devnull)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # another test's connect() may have left one
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.setattr(session, "_current", None)  # neither is left to the next test by one that connects
 
 
 @pytest.fixture(scope="session")
 def no_containers(request: pytest.FixtureRequest) -> str:
     """Why tasks cannot run as containers here; "" when they can, and then the base images are ready."""
-    best, lacking = session.best_runtime()
+    best, lacking = this_machine.best_runtime()
     if best == "container":
         try:
             request.getfixturevalue("engine")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import boto3
 
-from helpers import session
+from helpers import connection, session
+from helpers.connection import Lab
 from helpers.images import build_image, push_image
 from helpers.services import service
-from helpers.session import Lab
 from helpers.stacks import wait_for
 from helpers.templates import template
 
@@ -26,7 +26,7 @@ def lab_of(state: Path, speed: float, runtime: str = "process") -> Iterator[Lab]
     before, clients, connected = dict(os.environ), boto3.DEFAULT_SESSION, session.connected()
     os.environ["SANDBOX_STATE"] = str(state)
     try:
-        lab = session.connect(name=NAME, speed=speed, runtime=runtime)
+        lab = connection.connect(name=NAME, speed=speed, runtime=runtime)
         build(lab)
         yield lab
     finally:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from helpers import apps, isolation, session, snapshots, started_app
+from helpers import apps, isolation, session, snapshots, started_app, this_machine
 from helpers.commands import run_bounded
 from helpers.errors import TutorialError
 from tests.sandbox.live import PAGE, write_app
@@ -46,9 +46,9 @@ def lab(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "_current", lab)
     monkeypatch.setattr(started_app, "_running", None)
     yield lab
-    if session._this_machine.cache_info().currsize:
-        session._this_machine(lab.state).host.stop()
-        session._this_machine.cache_clear()
+    if this_machine._this_machine.cache_info().currsize:
+        this_machine._this_machine(lab.state).host.stop()
+        this_machine._this_machine.cache_clear()
 
 
 def test_it_answers_and_dies_as_a_crash_does(lab, tmp_path):
@@ -347,7 +347,7 @@ def test_npm_as_process_1_of_a_container_exits_with_1(tmp_path):
         pytest.skip("this system does not let anybody make namespaces")
     place = write_app(tmp_path / "app", "console.log('ready'); setInterval(() => {}, 1000);")
     settings = {**os.environ, "npm_config_script_shell": dash, "npm_config_cache": str(tmp_path / "cache")}
-    command = [*isolation.OWN, "--kill-child", *session.find_node().npm, "start"]
+    command = [*isolation.OWN, "--kill-child", *this_machine.find_node().npm, "start"]
     with (tmp_path / "log").open("w") as log:
         outside = subprocess.Popen(command, cwd=place, env=settings, stdout=log, stderr=log)
     try:

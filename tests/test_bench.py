@@ -11,7 +11,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_notebook
 
-from helpers import bench, bench_sandbox, builds, session
+from helpers import bench, bench_sandbox, builds, naming
 from helpers.errors import TutorialError
 
 
@@ -225,4 +225,4 @@ def test_the_journeys_runtime_and_the_time_of_each_notebook_are_kept_and_its_ima
     assert "\nIts tasks were containers." in said
     assert told == [{"name": bench_sandbox.NAME}]
     assert removed == [bench_sandbox.NAME]
-    session.check_name(bench_sandbox.NAME)
+    naming.check_name(bench_sandbox.NAME)

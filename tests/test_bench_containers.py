@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from helpers import bench, bench_containers, bench_sandbox, session
+from helpers import bench, bench_containers, bench_sandbox, session, this_machine
 from helpers.dockerfile import stages
 from helpers.errors import SetupError, TutorialError
 from helpers.sandbox.fargate.engine import SANDBOX, sandbox_label
@@ -72,7 +72,7 @@ def test_without_an_engine_it_says_why_and_fails_nothing(monkeypatch):
     def no_engine() -> None:
         raise SetupError("There is no Docker Engine to work with.", seen="no Docker Engine answers.")
 
-    monkeypatch.setattr(session, "find_engine", no_engine)
+    monkeypatch.setattr(this_machine, "find_engine", no_engine)
     failed: dict[str, str] = {}
     said: list[str] = []
     found = bench_containers.containers(said.append, bench.attempts(said.append, failed))
@@ -106,7 +106,7 @@ def test_tasks_that_never_get_healthy_are_told(monkeypatch):
 def test_tasks_are_measured_though_images_could_not_be_and_nothing_stays(engine, monkeypatch):
     name = f"bench-{os.getpid()}"
     states: list[str] = []
-    here = session.engine_labels
+    here = this_machine.engine_labels
 
     def noted() -> dict[str, str]:
         states.append(here()[SANDBOX])
@@ -117,7 +117,7 @@ def test_tasks_are_measured_though_images_could_not_be_and_nothing_stays(engine,
 
     for module in (bench_sandbox, bench_containers):
         monkeypatch.setattr(module, "NAME", name)
-    monkeypatch.setattr(session, "engine_labels", noted)
+    monkeypatch.setattr(this_machine, "engine_labels", noted)
     monkeypatch.setattr(bench_containers, "images", failing)
     monkeypatch.setattr(bench_containers, "TASKS", 3)
     failed: dict[str, str] = {}

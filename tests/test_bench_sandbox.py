@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 
-from helpers import bench, bench_sandbox, builds, session
+from helpers import bench, bench_sandbox, builds, this_machine
 from helpers.errors import SetupError, TutorialError
 
 
@@ -50,7 +50,7 @@ def test_the_generator_counts_what_the_server_answered():
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        done = bench_sandbox.closed_loop(str(session.find_node().path), server.server_address, 0.5)
+        done = bench_sandbox.closed_loop(str(this_machine.find_node().path), server.server_address, 0.5)
     finally:
         server.shutdown()
         server.server_close()

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import docker
 import pytest
 
-from helpers import builds, session
+from helpers import builds, this_machine
 from helpers import engine as engine_module
 from helpers.build_stream import Progress, Step, explain, positions, with_arguments
 from helpers.builds import DockerImage, made_by
@@ -305,7 +305,7 @@ def test_an_engine_that_goes_away_in_the_middle_is_told(tmp_path, monkeypatch, c
         thread.start()
         try:
             client = docker.DockerClient(f"http://127.0.0.1:{server.server_port}", version="1.41")
-            monkeypatch.setattr(session, "find_engine", lambda: client)
+            monkeypatch.setattr(this_machine, "find_engine", lambda: client)
             with pytest.raises(TutorialError, match=r"(?s)Docker Engine went away.*Start it"):
                 builds.build(tmp_path)
         finally:

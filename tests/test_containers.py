@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import apps, builds, containers, session, started_app
+from helpers import apps, builds, containers, session, started_app, this_machine
 from helpers.apps import stop_during_a_request
 from helpers.errors import TutorialError
 from helpers.started_app import AppNotStarted
@@ -123,8 +123,8 @@ def test_an_image_is_run_by_run_app_too_and_ends_a_process_that_ran_before(image
         assert not app.running
     finally:
         started_app.end_the_last()
-        session._this_machine(lab.state).host.stop()
-        session._this_machine.cache_clear()
+        this_machine._this_machine(lab.state).host.stop()
+        this_machine._this_machine.cache_clear()
 
 
 def test_stop_lets_it_drain_and_kills_what_does_not_leave_in_time(image):
@@ -231,7 +231,7 @@ def test_a_container_goes_with_its_process_and_after_a_sigkill_with_the_next_one
 
 
 def test_with_an_engine_elsewhere_the_engine_tells_the_cpu(image, monkeypatch):
-    monkeypatch.setattr(session, "cpu_clock", lambda pid, container: None)
+    monkeypatch.setattr(this_machine, "cpu_clock", lambda pid, container: None)
     app = containers.run_container(image, environment={"DRAINS": "yes", "WORK_MS": "800"})
     outcome = stop_during_a_request(app, "/work")
     assert (outcome.answered, outcome.exit_code) == (True, 0)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers import session
+from helpers import connection
+from helpers.connection import Lab
 from helpers.diagnosis.finding import LIKELY
 from helpers.diagnosis.table import RULES
 from helpers.errors import TutorialError
 from helpers.faults import FAULTS, scoreboard, take_up
 from helpers.faults.place import Place
-from helpers.session import Lab
 from tests import faulty
 
 SPEED = 60.0
@@ -58,7 +58,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def lab(state: Path) -> Lab:
     """Connected anew, since no test keeps another's environment."""
-    return session.connect(name=faulty.NAME, speed=SPEED)
+    return connection.connect(name=faulty.NAME, speed=SPEED)
 
 
 def test_the_service_is_well_to_begin_with(lab):
@@ -104,7 +104,7 @@ def said(place: Place) -> str:
 
 def test_breaking_a_broken_service_says_so_in_any_notebook(lab):
     broken = lab.break_it("health-check-path", seed=1)
-    again = session.connect(name=faulty.NAME, speed=SPEED)
+    again = connection.connect(name=faulty.NAME, speed=SPEED)
     with pytest.raises(TutorialError, match="broken already") as refused:
         again.break_it("health-check-port")
     assert "health-check-path" in refused.value.seen

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import builds, sandbox, session
+from helpers import builds, sandbox, this_machine
 from tests.robust.test_places import begin
 from tests.test_proposal import APPS, FOREIGN
 
@@ -81,7 +81,7 @@ class Journey:
 
 def install_packages(app: Path) -> None:
     if (app / "package-lock.json").exists():
-        command = [*session.find_node().npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"]
+        command = [*this_machine.find_node().npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"]
         trusting = os.environ | {"NODE_USE_SYSTEM_CA": "1"}
         done = subprocess.run(command, cwd=app, env=trusting, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,17 @@ OUTSIDE = sorted(HELPERS.glob("*.py"))
 SANDBOX = sorted((HELPERS / "sandbox").rglob("*.py"))
 
 
-def imports(path: Path) -> set[str]:
-    """Every module that a file imports when it runs, anywhere in it, by its full name."""
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(HELPERS.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path, *, everything: bool = False) -> set[str]:
+    """Every module that a file imports when it runs, anywhere in it, by its full name; with `everything` those for a
+    type checker, too."""
     package = ".".join(path.relative_to(HELPERS.parent).with_suffix("").parts[:-1])
     found = set()
-    for node in running(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if everything else running(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -50,8 +57,9 @@ def test_the_sandbox_knows_nothing_of_the_helpers(path):
 
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: path.name)
-def test_only_the_session_knows_the_sandbox(path):
-    if path.name != "session.py":
+def test_only_three_modules_know_the_sandbox(path):
+    """Where the calls go, what this machine runs an app with, and the switch between sandbox and AWS."""
+    if path.name not in ("session.py", "this_machine.py", "connection.py"):
         assert {name for name in imports(path) if within(name, "helpers.sandbox")} == set()
 
 
@@ -60,10 +68,15 @@ def test_no_helper_touches_moto(path):
     assert {name for name in imports(path) if within(name, "moto")} == set()
 
 
-def test_services_and_failures_are_no_circle():
-    """The one tells with the other's words why a service does not come to rest."""
-    assert "helpers.failures" in imports(HELPERS / "services.py")
-    assert "helpers.services" not in imports(HELPERS / "failures.py")
+def test_imports_go_one_way():
+    """No circle, be it of imports inside functions or of those that only a type checker reads."""
+    names = {name_of(path): path for path in HELPERS.rglob("*.py")}
+    below = {}
+    for name, path in names.items():
+        found = imports(path, everything=True) & names.keys() - {name}
+        # `from package import module` needs the module; what else the package brings is not asked for.
+        below[name] = {each for each in found if not any(within(other, each) for other in found - {each})}
+    tuple(TopologicalSorter(below).static_order())  # a CycleError names the circle
 
 
 def test_what_runs_before_the_set_up_is_standard_library():

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from helpers import preflight, session
+from helpers import connection, preflight, this_machine
 from helpers.checkup import Finding
 from helpers.errors import TutorialError
 
@@ -55,7 +55,7 @@ def test_a_sandbox_that_does_not_start_is_a_finding_and_ends_the_trials(monkeypa
     def fails(**_):
         raise TutorialError("It did not start.", seen="a port", next="Free it.")
 
-    monkeypatch.setattr(session, "connect", fails)
+    monkeypatch.setattr(connection, "connect", fails)
     (found,) = preflight._trials()
     assert (found.mark, found.found, found.next) == ("✗", "It did not start. a port", "Free it.")
 
@@ -72,7 +72,7 @@ def test_what_the_sandbox_or_this_machine_throws_is_a_finding_too(monkeypatch, p
     def fails(**_):
         raise problem
 
-    monkeypatch.setattr(session, "connect", fails)
+    monkeypatch.setattr(connection, "connect", fails)
     (found,) = preflight._trials()
     assert (found.what, found.mark) == ("sandbox", "✗")
     assert str(problem) in found.found
@@ -89,7 +89,7 @@ def test_a_process_must_get_its_quarter_and_no_more(monkeypatch, used, good):
     seconds = iter([0.0, used * 100])
     clock = iter([0.0, 100.0])
     process = SimpleNamespace(cpu_seconds=lambda: next(seconds), kill=lambda: None, wait=lambda timeout: None)
-    monkeypatch.setattr(session, "run_process", lambda *_, **__: process)
+    monkeypatch.setattr(this_machine, "run_process", lambda *_, **__: process)
     monkeypatch.setattr(
         preflight, "time", SimpleNamespace(sleep=lambda _: None, monotonic=lambda: next(clock))
     )

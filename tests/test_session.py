@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import sandbox, session
+from helpers import connection, naming, sandbox, session, this_machine
 from helpers.errors import SetupError, TutorialError
 from helpers.templates import template
 
@@ -112,12 +112,12 @@ def test_no_real_credential_and_no_real_endpoint_can_be_used(hostile, early):
 
 def test_aws_is_not_there_yet_and_says_so():
     with pytest.raises(TutorialError, match="not there yet"):
-        session.connect("aws", spend=True)
+        connection.connect("aws", spend=True)
 
 
 def test_an_unknown_target_is_refused():
     with pytest.raises(TutorialError, match="no such target"):
-        session.connect("azure")
+        connection.connect("azure")
 
 
 @pytest.mark.parametrize(
@@ -129,31 +129,31 @@ def test_an_unknown_target_is_refused():
         ("2nd -- Café!", "nd-cafe"),
         ("a-name-of-more-than-two-dozen-letters", "a-name-of-more-than-two"),
         ("shop\n", "shop"),
-        ("x", session.NAME),
-        ("", session.NAME),
-        (7, session.NAME),
+        ("x", naming.NAME),
+        ("", naming.NAME),
+        (7, naming.NAME),
     ],
 )
 def test_a_name_that_the_templates_would_refuse_is_refused_at_once(monkeypatch, name, mended):
-    monkeypatch.setattr(session, "_sandbox", lambda *_: pytest.fail("a sandbox was asked for"))
+    monkeypatch.setattr(connection, "_sandbox", lambda *_: pytest.fail("a sandbox was asked for"))
     with pytest.raises(TutorialError) as told:
-        session.connect(name=name)
-    assert session.NAME_RULE in told.value.seen
+        connection.connect(name=name)
+    assert naming.NAME_RULE in told.value.seen
     assert told.value.next == f'Say name="{mended}", for instance.'
 
 
 @given(st.text(max_size=40))
 def test_what_is_proposed_as_a_name_is_one(name):
-    session.check_name(session._mended(name))
+    naming.check_name(naming._mended(name))
 
 
 def test_the_rule_for_names_is_the_templates():
     for step in ("06", "07", "08"):
         rule = template(step).content["Parameters"]["Name"]
-        assert rule["AllowedPattern"] == f"^{session.NAME_PATTERN.pattern}$"
-        assert (rule["MinLength"], rule["MaxLength"]) == session.NAME_LENGTH
-        assert rule["ConstraintDescription"] == session.NAME_RULE
-        assert rule["Default"] == session.NAME
+        assert rule["AllowedPattern"] == f"^{naming.NAME_PATTERN.pattern}$"
+        assert (rule["MinLength"], rule["MaxLength"]) == naming.NAME_LENGTH
+        assert rule["ConstraintDescription"] == naming.NAME_RULE
+        assert rule["Default"] == naming.NAME
 
 
 @pytest.mark.parametrize(
@@ -161,27 +161,27 @@ def test_the_rule_for_names_is_the_templates():
     [
         ("us-east-9", {"us-east-1", "us-east-2"}),
         ("EU-West-1", {"eu-west-1"}),
-        ("Virginia", {session.REGION}),
-        (None, {session.REGION}),
+        ("Virginia", {naming.REGION}),
+        (None, {naming.REGION}),
     ],
 )
 def test_a_region_that_there_is_not_is_refused_at_once_and_near_ones_are_named(monkeypatch, region, near):
     monkeypatch.setenv("AWS_PROFILE", "one that is not there")
-    monkeypatch.setattr(session, "_sandbox", lambda *_: pytest.fail("a sandbox was asked for"))
+    monkeypatch.setattr(connection, "_sandbox", lambda *_: pytest.fail("a sandbox was asked for"))
     with pytest.raises(TutorialError) as told:
-        session.connect(region=region)
+        connection.connect(region=region)
     assert repr(region) in told.value.seen
     assert near <= set(re.findall(r'"([^"]+)"', told.value.next))
 
 
 @pytest.mark.parametrize("region", ["us-east-1", "ap-southeast-5", "cn-north-1", "us-gov-west-1"])
 def test_a_region_of_any_partition_is_one(region):
-    session.check_region(region)
+    naming.check_region(region)
 
 
 def test_tasks_run_as_nothing_but_processes_and_containers():
     with pytest.raises(TutorialError, match=r"(?s)cannot run as that.*'virtual machine'.*'container'"):
-        session.connect(runtime="virtual machine")
+        connection.connect(runtime="virtual machine")
 
 
 @pytest.fixture
@@ -206,13 +206,13 @@ def started(monkeypatch, tmp_path) -> dict:
 
 def test_containers_asked_for_by_name_want_an_engine(no_engine, started):
     with pytest.raises(SetupError, match=r"(?s)no Docker Engine to work with.*no\.sock.*notebook 01"):
-        session.connect(runtime="container")
+        connection.connect(runtime="container")
     assert not started
 
 
 def test_without_an_engine_tasks_are_processes_and_the_reason_is_kept(no_engine, started):
     with pytest.raises(TutorialError, match="not in this test"):
-        session.connect()
+        connection.connect()
     assert started["runtime"] == "process"
     assert "no Docker Engine answers" in started["why"]
 
@@ -220,16 +220,16 @@ def test_without_an_engine_tasks_are_processes_and_the_reason_is_kept(no_engine,
 def test_a_whole_run_can_be_told_what_tasks_run_as(started, monkeypatch):
     monkeypatch.setenv("SANDBOX_RUNTIME", "process")
     with pytest.raises(TutorialError, match="not in this test"):
-        session.connect()
+        connection.connect()
     assert (started["runtime"], started["why"]) == ("process", "")
 
 
 def test_with_an_engine_and_a_registry_tasks_are_containers(engine, started, monkeypatch):
     monkeypatch.delenv("SANDBOX_RUNTIME", raising=False)
-    kind, lacking = session.best_runtime()
+    kind, lacking = this_machine.best_runtime()
     assert (kind == "container") == (lacking == "")
     with pytest.raises(TutorialError, match="not in this test"):
-        session.connect()
+        connection.connect()
     assert (started["runtime"], started["why"]) == (kind, lacking)
 
 
@@ -239,7 +239,7 @@ def test_an_engine_without_a_registry_program_is_not_enough(engine, monkeypatch,
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(distribution_container, "find_image", lambda client: None)
     monkeypatch.setattr("helpers.sandbox.fargate.engine.is_near", lambda client: True)
-    kind, lacking = session.best_runtime()
+    kind, lacking = this_machine.best_runtime()
     assert kind == "process"
     assert "docker pull registry" in lacking
 
@@ -247,9 +247,9 @@ def test_an_engine_without_a_registry_program_is_not_enough(engine, monkeypatch,
 def test_a_lab_says_what_the_app_runs_as(monkeypatch):
     monkeypatch.setattr("helpers.costs.of_lab", lambda name: "")
     here = sandbox.Sandbox("/nowhere", 1, "http://127.0.0.1:1", 30, "container", 0, 0)
-    assert "the app's containers" in repr(session.Lab("sandbox", "us-east-1", "shop", here))
+    assert "the app's containers" in repr(connection.Lab("sandbox", "us-east-1", "shop", here))
     here = replace(here, runtime="process", why="no Docker Engine answers.")
-    words = repr(session.Lab("sandbox", "us-east-1", "shop", here))
+    words = repr(connection.Lab("sandbox", "us-east-1", "shop", here))
     assert "the app's Node processes" in words
     assert "Not containers: no Docker Engine answers (notebook 01; none is needed)." in words
 
@@ -258,47 +258,46 @@ def test_a_lab_says_what_the_app_runs_as(monkeypatch):
 def unconnected(state, monkeypatch) -> None:
     """A process that has not connected yet; what it changes in its environment is undone."""
     monkeypatch.setattr(os, "environ", dict(os.environ) | {"SANDBOX_STATE": str(state)})
-    monkeypatch.setattr(session, "_current", None)
 
 
 def test_another_speed_than_the_running_one_is_told(unconnected):
-    session.connect()
+    connection.connect()
     with pytest.raises(TutorialError, match=r"(?s)another speed.*speed 30.*60 was asked.*helpers stop"):
-        session.connect(speed=60)
+        connection.connect(speed=60)
 
 
 def test_another_runtime_than_the_running_one_is_told(unconnected, monkeypatch):
-    session.connect()
+    connection.connect()
     there = replace(session.attach(), runtime="container")
     monkeypatch.setattr(sandbox, "attach", lambda state: there)
-    assert session.connect().runtime == "container"  # "auto" takes what is there
+    assert connection.connect().runtime == "container"  # "auto" takes what is there
     with pytest.raises(TutorialError, match=r"(?s)another runtime.*container, while process.*helpers stop"):
-        session.connect(runtime="process")
+        connection.connect(runtime="process")
 
 
 def test_connecting_again_leaves_nothing_of_the_first_behind(unconnected):
-    session.connect(region="eu-west-1", name="first")
+    connection.connect(region="eu-west-1", name="first")
     old = boto3.client("ecs")
     old.create_cluster(clusterName="first")
-    session.connect(region="eu-west-1", name="second")
+    connection.connect(region="eu-west-1", name="second")
     assert old.list_clusters()["clusterArns"]  # the same place: a client may be kept
-    lab = session.connect(region="us-west-2", name="second")
+    lab = connection.connect(region="us-west-2", name="second")
     assert boto3.client("ecs").meta.region_name == lab.region == os.environ["AWS_REGION"] == "us-west-2"
     assert boto3.client("ecs").list_clusters()["clusterArns"] == []
     assert boto3.client("ecs", region_name="eu-west-1").list_clusters()["clusterArns"]  # asked for by name
     with pytest.raises(TutorialError, match=r"(?s)before the last.*speaks to eu-west-1.*us-west-2"):
         old.list_clusters()
-    session.connect(region="eu-west-1")
+    connection.connect(region="eu-west-1")
     assert old.list_clusters()["clusterArns"]
     old.delete_cluster(cluster="first")
 
 
 def test_each_checkout_has_a_sandbox_of_its_own_and_a_client_knows_its(unconnected, tmp_path, monkeypatch):
-    first = session.connect()
+    first = connection.connect()
     old = boto3.client("sts")
     monkeypatch.setitem(os.environ, "SANDBOX_STATE", str(tmp_path / "another"))
     try:
-        second = session.connect()
+        second = connection.connect()
         assert second.running.endpoint != first.running.endpoint
         with pytest.raises(TutorialError, match="before the last"):
             old.get_caller_identity()
@@ -312,7 +311,7 @@ def test_each_checkout_has_a_sandbox_of_its_own_and_a_client_knows_its(unconnect
 
 def test_a_sandbox_that_ends_in_the_middle_of_a_call_is_told(unconnected, monkeypatch):
     """As botocore sees it: the connection is refused, and only then is the sandbox found to be gone."""
-    lab = session.connect()
+    lab = connection.connect()
     client = boto3.client("sts")
     there = iter([lab.running])
     monkeypatch.setattr(sandbox, "attach", lambda state: next(there, None))
@@ -326,15 +325,14 @@ def test_a_sandbox_that_ends_in_the_middle_of_a_call_is_told(unconnected, monkey
 
 
 def test_a_call_that_fails_while_the_sandbox_is_there_fails_as_aws_lets_it(unconnected):
-    session.connect()
+    connection.connect()
     with pytest.raises(ClientError, match=r"AccessDenied|NoSuchEntity|not found"):
         boto3.client("iam").get_role(RoleName="nobody")
 
 
 def test_the_lab_says_where_it_is_and_what_that_costs(state, monkeypatch):
     monkeypatch.setenv("SANDBOX_STATE", str(state))
-    monkeypatch.setattr(session, "_current", None)
-    lab = session.connect(region="eu-west-1", name="shop")
+    lab = connection.connect(region="eu-west-1", name="shop")
     words = repr(lab)
     assert "shop in eu-west-1" in words
     assert "No AWS account" in words
@@ -371,7 +369,6 @@ def test_a_private_sandbox_is_elsewhere_and_gone_afterwards_with_all_its_setting
 
 
 def test_nothing_works_before_connect(monkeypatch):
-    monkeypatch.setattr(session, "_current", None)
     with pytest.raises(TutorialError, match=r"connect\(\.\.\.\)"):
         session.current()
 
@@ -389,8 +386,7 @@ def test_another_lab_in_the_region_is_told(state, monkeypatch, capsys):
     import boto3
 
     monkeypatch.setenv("SANDBOX_STATE", str(state))
-    monkeypatch.setattr(session, "_current", None)
-    lab = session.connect(name="cafe")
+    lab = connection.connect(name="cafe")
     group = "Resources: {Group: {Type: AWS::Logs::LogGroup}}"
     cloudformation = boto3.client("cloudformation")
     cloudformation.create_stack(

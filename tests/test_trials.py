@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from helpers import session, trials
+from helpers import trials
 from helpers.errors import StackFailed, TutorialError
 from helpers.templates import Diff, Finding, Findings, Template, template
 from helpers.trials import Answer, Trial, Trials
@@ -35,7 +35,6 @@ SERVICE = {
 @pytest.fixture(autouse=True)
 def no_lab(monkeypatch):
     """Another test's may be connected still, and be called like the stack here."""
-    monkeypatch.setattr(session, "_current", None)
 
 
 def design(name: str) -> Template:

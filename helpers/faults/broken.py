@@ -26,7 +26,7 @@ from helpers.faults.table import FAULTS
 from helpers.faults.wellness import WELL_WITHIN, Verdict, examine, until_well
 
 if TYPE_CHECKING:
-    from helpers.session import Lab
+    from helpers.session import Session
 
 TAG = "tutorial:broken"
 SHOWS_WITHIN = 30.0  # AWS minutes
@@ -41,7 +41,7 @@ REST_WITHIN = 15.0  # AWS minutes to come to rest before it is broken
 class Broken:
     """A service with a fault. `seed`: what chose its details, and the fault itself if it is a surprise."""
 
-    lab: Lab = field(repr=False)
+    lab: Session = field(repr=False)
     fault: Fault = field(repr=False)
     seed: int
     surprise: bool
@@ -129,7 +129,7 @@ class Text(str):
         return str(self)
 
 
-def break_it(lab: Lab, name: str | None = None, *, seed: int | None = None) -> Broken:
+def break_it(lab: Session, name: str | None = None, *, seed: int | None = None) -> Broken:
     """Break the lab's service, wait until it shows, and stop AWS time there.
 
     The fault called `name`, or the one that `seed` chooses, any when neither is told. `seed` chooses names, ports and
@@ -195,7 +195,7 @@ def chosen(seed: int) -> Fault:
     return FAULTS[Random(f"surprise {seed}").choice(list(FAULTS))]
 
 
-def take_up(lab: Lab) -> Broken | None:
+def take_up(lab: Session) -> Broken | None:
     """What `break_it` broke in this lab and nobody has mended yet, in whichever notebook it was; None when nothing is."""
     noted = _noted(Place(lab.name, lab.region))
     if noted is None:

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from helpers.session import Lab
+    from helpers.session import Session
 
 COLUMNS = ["fault", "layer", "minutes", "hints", "by"]
 
 
-def _file(lab: Lab) -> Path:
+def _file(lab: Session) -> Path:
     return lab.state / f"rounds-{lab.name}.jsonl"
 
 
-def add(lab: Lab, **told: Any) -> None:
+def add(lab: Session, **told: Any) -> None:
     """`told`: COLUMNS, and `sandbox`, which tells these rounds from those of another sandbox on the same files."""
     with _file(lab).open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(told | {"sandbox": lab.running.pid}) + "\n")
 
 
-def scoreboard(lab: Lab) -> DataFrame:
+def scoreboard(lab: Session) -> DataFrame:
     """The rounds won since this sandbox began, in their order. `minutes` are real ones; `by`: "hand" or "mend"."""
     from pandas import DataFrame
 

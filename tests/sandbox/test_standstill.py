@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import pytest
 
-from helpers import calls, pauses, sandbox, session
+from helpers import calls, connection, pauses, sandbox, session
 from helpers.errors import SandboxGone, TutorialError
 from helpers.sandbox.clock import AwsClock
 from helpers.sandbox.standstill import Loop, Standstill
@@ -137,8 +137,7 @@ def environment(live) -> dict[str, str]:
 @pytest.fixture
 def lab(live, environment, monkeypatch):
     monkeypatch.setattr(os, "environ", dict(environment))
-    monkeypatch.setattr(session, "_current", None)
-    lab = session.connect()
+    lab = connection.connect()
     yield lab
     with suppress(SandboxGone):
         lab.resume()
@@ -241,7 +240,7 @@ def test_waiting_in_a_pause_says_so_and_what_to_do(lab, shop):
 def test_a_forgotten_pause_is_told_everywhere(lab, live, environment, capsys):
     lab.pause()
     assert "AWS time is paused" in repr(lab).replace("\n  ", " ")
-    again = session.connect()
+    again = connection.connect()
     assert "lab.resume() lets it go on" in capsys.readouterr().out
     assert (again.running, again.is_paused) == (lab.running, True)
     lab.ensure_there()
