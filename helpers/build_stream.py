@@ -216,6 +216,10 @@ def _advice(message: str, step: Step, said: str, code: int | None) -> str:
             "The base image is for another processor than the engine's, and nothing here runs its programs. Build for the "
             "engine's own, or let it emulate: `docker run --privileged --rm tonistiigi/binfmt --install all`."
         )
+    if "unknown parent image" in message:
+        return (
+            "What an earlier step had made was removed meanwhile, as `docker image prune` does. Build again."
+        )
     if step.instruction in ("COPY", "ADD"):
         return f"Is the file there, under app_dir, and not named in .dockerignore? Mend that, and {again}"
     if "can only install with an existing package-lock.json" in said or "npm ci` can only install" in said:

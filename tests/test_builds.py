@@ -190,6 +190,13 @@ RUN, COPY = Step(2, "RUN npm ci", 2), Step(2, "COPY a b", 2)
 @pytest.mark.parametrize(
     ("message", "at", "output", "advice"),
     [
+        # What two builds on one engine met, of which one cleaned up behind itself.
+        (
+            "failed to set parent sha256:c8: unknown parent image ID sha256:c8",
+            COPY,
+            [],
+            r"prune.*Build again",
+        ),
         ("the --mount option requires BuildKit", RUN, [], r"classic builder.*helpers\.builds\.image"),
         ("COPY failed: file not found in build context", COPY, [], r"\.dockerignore"),
         ("returned a non-zero code: 127", RUN, ["sh: python: not found"], "no such program"),
