@@ -23,6 +23,23 @@ RUNTIMES = ("auto", "process", "container")  # what tasks run as; SANDBOX_RUNTIM
 class Lab(Session):
     """A session, and what a notebook does in it."""
 
+    def pause(self) -> None:
+        """Let AWS time stand still, to read, and say so: no alarm, no deployment, no scaling goes on.
+
+        The app runs and answers, and nothing is measured. Calls of AWS's API work, and what they ask for is done after
+        `resume`. A second pause changes nothing. In the sandbox only.
+        """
+        self.hold()
+        _tell_of_a_pause(self.running)
+
+    def resume(self) -> None:
+        """Let AWS time go on as if it had not stood still, and say so; nothing changes when it does not."""
+        held = self.is_paused
+        self.go_on()
+        print(
+            f"AWS time {'goes on from' if held else 'was not paused. It is'} {self.now():%Y-%m-%d %H:%M:%S} UTC."
+        )
+
     def catch_up(self, through: str, **parameters: Any) -> None:
         """Execute the earlier notebooks, up to `through`, whose results are not there yet for this name."""
         from helpers import steps

@@ -54,16 +54,16 @@ class Session:
         """Whether AWS time stands still, whoever paused it."""
         return self.running.latest().paused
 
-    def pause(self) -> None:
-        """Let AWS time stand still, to read: no alarm, no deployment, no scaling goes on, and nothing is measured.
+    def hold(self) -> None:
+        """Let AWS time stand still: no alarm, no deployment, no scaling goes on, and nothing is measured.
 
-        The app runs and answers. Calls of AWS's API work, and what they ask for is done after `resume`. A second pause
+        The app runs and answers. Calls of AWS's API work, and what they ask for is done after `go_on`. A second time
         changes nothing. In the sandbox only.
         """
         self.ensure_there()
         pauses.pause(self.target, self.running.endpoint)
 
-    def resume(self) -> None:
+    def go_on(self) -> None:
         """Let AWS time go on as if it had not stood still; nothing changes when it does not."""
         self.ensure_there()
         pauses.resume(self.target, self.running.endpoint)
@@ -72,12 +72,12 @@ class Session:
     def paused(self) -> Iterator[None]:
         """AWS time stands still in this block; a pause from before the block stays."""
         before = self.is_paused
-        self.pause()
+        self.hold()
         try:
             yield
         finally:
             if not before:
-                self.resume()
+                self.go_on()
 
     def ensure_there(self) -> None:
         """SandboxGone when the sandbox that this lab was connected to runs no more."""

@@ -279,14 +279,15 @@ def breaking(monkeypatch: pytest.MonkeyPatch, aws: Answers, error: BaseException
         raise error
 
     monkeypatch.setitem(broken.FAULTS, "app-exits", replace(FAULTS["app-exits"], breaks=breaks))
-    return lab(resume=lambda: None, now=lambda: shop.START)
+    return lab(go_on=lambda: None, now=lambda: shop.START)
 
 
-def test_what_could_not_be_broken_is_not_noted_as_broken(monkeypatch, aws: Answers):
+def test_what_could_not_be_broken_is_not_noted_as_broken(monkeypatch, aws: Answers, capsys):
     here = breaking(monkeypatch, aws, TutorialError("That line is not there."))
     with pytest.raises(TutorialError, match="line is not there"):
         faults.break_it(here, "app-exits")
     assert faults.take_up(here) is None
+    assert "Nothing is broken in" in capsys.readouterr().out
 
 
 def test_an_interrupt_keeps_the_note_since_something_may_be_broken(monkeypatch, aws: Answers):

@@ -79,17 +79,17 @@ class Broken:
     def mend(self) -> None:
         """Mend it, by the calls that `solution` shows; `verify` then waits until the service is well."""
         self.mended_by = "mend"
-        self.lab.resume()
+        self.lab.go_on()
         self.fault.mend(self._place)
 
     def verify(self, minutes: float | None = None) -> Verdict:
         """Whether the service is well again: AWS time goes on, and so many AWS `minutes` it may take at most (30, or a
         real minute, unless told). The round is over when it is; when it is not, time is paused again."""
-        self.lab.resume()
+        self.lab.go_on()
         usual = max(WELL_WITHIN, SHOWS_AT_LEAST * self.lab.speed / 60)
         verdict = until_well(self._place, self.fault, usual if minutes is None else minutes)
         if not verdict.well:
-            self.lab.pause()
+            self.lab.hold()
         elif self.minutes_taken is None:
             self._end()
         return verdict
@@ -161,13 +161,13 @@ def break_it(lab: Session, name: str | None = None, *, seed: int | None = None) 
         seed = Random().randrange(10_000) if name is None else 0
     surprise = name is None
     fault = FAULTS[name] if name else chosen(seed)
-    there = take_up(lab)
+    there = _taken_up(lab)
     if there is not None:
         if (there.fault, there.seed) == (fault, seed):
             print(f"It is broken already, in this very way, since {there.minutes:g} minutes.")
             return there
         raise _broken_already(there)
-    lab.resume()
+    lab.go_on()
     _make_ready(place)
     broken = Broken(lab, fault, seed, surprise, time.time())
     _note(place, broken)
@@ -182,7 +182,7 @@ def break_it(lab: Session, name: str | None = None, *, seed: int | None = None) 
         LINGER
     ):  # a little more to look at: a failure that repeats itself, a task that is replaced
         pass
-    lab.pause()
+    lab.hold()
     broken.began = time.time()
     _note(place, broken)
     if not shown:
@@ -196,7 +196,15 @@ def chosen(seed: int) -> Fault:
 
 
 def take_up(lab: Session) -> Broken | None:
-    """What `break_it` broke in this lab and nobody has mended yet, in whichever notebook it was; None when nothing is."""
+    """What `break_it` broke in this lab and nobody has mended yet, in whichever notebook it was. When nothing is, it says
+    so, and None is returned."""
+    there = _taken_up(lab)
+    if there is None:
+        print(f"Nothing is broken in {lab.name}, as far as break_it knows.")
+    return there
+
+
+def _taken_up(lab: Session) -> Broken | None:
     noted = _noted(Place(lab.name, lab.region))
     if noted is None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -222,11 +223,12 @@ def test_what_is_asked_for_in_a_pause_is_done_afterwards(live, lab, shop):
     )
 
 
-def test_waiting_in_a_pause_says_so_and_what_to_do(lab, shop):
+def test_waiting_in_a_pause_says_so_and_what_to_do(lab, shop, capsys):
     from helpers.traffic import Phase, load
 
     lab.pause()
     lab.pause()
+    assert capsys.readouterr().out.count("lab.resume() lets it go on") == 2
     with pytest.raises(TutorialError, match=r"(?s)AWS time is paused.*lab.resume\(\)"):
         for _ in calls.polls(60):
             pass
@@ -234,12 +236,17 @@ def test_waiting_in_a_pause_says_so_and_what_to_do(lab, shop):
         load(shop.url, [Phase(1, rate=1)])
     lab.resume()
     lab.resume()
+    assert re.fullmatch(
+        r"AWS time goes on from 20[-0-9]+ [:0-9]+ UTC.\nAWS time was not paused. It is 20[-0-9]+ [:0-9]+ UTC.\n",
+        capsys.readouterr().out,
+    )
     assert next(calls.polls(60)) is None
 
 
 def test_a_forgotten_pause_is_told_everywhere(lab, live, environment, capsys):
     lab.pause()
     assert "AWS time is paused" in repr(lab).replace("\n  ", " ")
+    capsys.readouterr()
     again = connection.connect()
     assert "lab.resume() lets it go on" in capsys.readouterr().out
     assert (again.running, again.is_paused) == (lab.running, True)
