@@ -23,8 +23,8 @@ from nbformat import NotebookNode
 from helpers import run, session
 from helpers.bench_containers import containers
 from helpers.bench_sandbox import NAME, Attempt, Say, alone, remove_images, what_tasks_are
-from helpers.checkup import cores
 from helpers.errors import TutorialError
+from helpers.machine_facts import cores
 
 RESULT = run.RUNS / "bench.json"
 GOALS = {

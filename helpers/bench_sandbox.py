@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from helpers import connection, session, this_machine
-from helpers.checkup import cores
 from helpers.errors import TutorialError
+from helpers.machine_facts import cores
 
 if TYPE_CHECKING:
     from helpers.connection import Lab

@@ -127,8 +127,8 @@ def in_a_container() -> tuple[Seen, str]:
     """What the program sees in a container, and why there is none, if so. Nothing is pulled for it."""
     from docker.errors import APIError, ImageNotFound
 
-    from helpers.checkup import base_image
     from helpers.engine import reach
+    from helpers.machine_facts import base_image
     from helpers.this_machine import engine_labels
 
     base = base_image()

@@ -13,10 +13,11 @@ from pathlib import Path
 import psutil
 
 from helpers import connection, session, this_machine
-from helpers.checkup import Finding, checkup, cores
+from helpers.checkup import Finding, checkup
 from helpers.commands import run_bounded
 from helpers.errors import TutorialError
 from helpers.install import ROOT
+from helpers.machine_facts import cores
 
 CORES = 2
 MEMORY = 2 * 10**9  # bytes; notebook 10 in JupyterLab was seen to take half, the browser not counted

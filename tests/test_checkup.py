@@ -15,27 +15,24 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import checkup
-from helpers.checkup import (
-    DISK,
+from helpers import checkup, machine_facts
+from helpers.checkup import DISK, ROOM_FOR_IMAGES, Checkup, findings
+from helpers.commands import Answer
+from helpers.errors import SetupError, TutorialError
+from helpers.machine_facts import (
     LINUX,
     MACOS,
-    ROOM_FOR_IMAGES,
     WSL,
-    Checkup,
     Docker,
     Facts,
     Program,
     credentials_found,
     docker_facts,
     envoy_facts,
-    findings,
     node_facts,
     rights_on,
     system_name,
 )
-from helpers.commands import Answer
-from helpers.errors import SetupError, TutorialError
 
 ALL_THERE = Facts(
     system=LINUX,
@@ -266,7 +263,7 @@ def test_client_engine_and_context_are_read():
         "28.2.2 for linux/arm64",
         "colima",
         "tcp://10.0.0.9:2376",
-        base=checkup.base_image(),
+        base=machine_facts.base_image(),
         registry="the image registry:2",
         proxy=True,
     )
@@ -280,7 +277,7 @@ def test_what_an_engine_of_this_machine_has_is_read(tmp_path):
             "context": "default unix:///nowhere",
             "version": SERVER,
             "info": json.dumps(info),
-            "image": f"shop:v1\n{checkup.base_image()}",
+            "image": f"shop:v1\n{machine_facts.base_image()}",
         }
     )
     found = docker_facts(run, has=bool, environ={})
@@ -304,7 +301,7 @@ def test_what_an_engine_of_this_machine_has_is_read(tmp_path):
 
 
 def test_the_base_image_is_that_of_the_sample_apps_dockerfile():
-    assert checkup.base_image() == "public.ecr.aws/docker/library/node:24-slim"
+    assert machine_facts.base_image() == "public.ecr.aws/docker/library/node:24-slim"
 
 
 def test_no_engine_is_told_in_its_own_words():
@@ -372,12 +369,12 @@ def test_rights_are_those_of_the_user_on_the_socket(unix_socket, monkeypatch):
     assert rights_on(unix_socket.with_name("other")) == ""
     monkeypatch.setattr(os, "access", lambda *_: False)
     unix_socket.chmod(0o600)
-    monkeypatch.setattr(checkup, "_is_member", lambda group: True)
+    monkeypatch.setattr(machine_facts, "_is_member", lambda group: True)
     assert rights_on(unix_socket) == "no"
     unix_socket.chmod(0o660)
     assert stat.S_ISSOCK(unix_socket.stat().st_mode)
     assert rights_on(unix_socket) == "after a new login"
-    monkeypatch.setattr(checkup, "_is_member", lambda group: False)
+    monkeypatch.setattr(machine_facts, "_is_member", lambda group: False)
     assert rights_on(unix_socket) == "no"
 
 
@@ -470,12 +467,12 @@ def test_credentials_that_the_process_began_with_are_found_after_connect_took_th
     code = (
         "import os; [os.environ.pop(n) for n in list(os.environ) if n.startswith('AWS_')];"
         "os.environ['AWS_ACCESS_KEY_ID'] = 'sandbox';"
-        "from helpers.checkup import gather; print(gather().credentials)"
+        "from helpers.machine_facts import gather; print(gather().credentials)"
     )
     environ = {**os.environ, "AWS_PROFILE": "production", "HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=checkup.ROOT,
+        cwd=machine_facts.ROOT,
         env=environ,
         capture_output=True,
         text=True,

@@ -97,7 +97,7 @@ def test_in_a_container_the_program_is_alone_with_files_a_user_and_limits_of_its
 
 
 def test_without_the_base_image_or_an_engine_the_reason_is_told(engine, monkeypatch):
-    monkeypatch.setattr("helpers.checkup.base_image", lambda: "no-such-image:v0")
+    monkeypatch.setattr("helpers.machine_facts.base_image", lambda: "no-such-image:v0")
     assert in_a_container() == (
         {},
         "the engine does not have no-such-image:v0 yet; the next notebook's build fetches it",
