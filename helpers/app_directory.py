@@ -57,7 +57,7 @@ def copy_app(app_dir: str | Path, to: str | Path) -> Path:
 
 def files_of(app_dir: str | Path) -> dict[str, Path]:
     """What an image of the app would hold of its directory: path inside the app → file."""
-    return listed(start_command(app_dir, installed=False)[0])
+    return files_in(start_command(app_dir, installed=False)[0])
 
 
 # --- package.json -----------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def _command(app: Path, package: dict[str, Any]) -> list[str]:
 # --- what goes into an image ------------------------------------------------------------------------------------------
 
 
-def listed(app: Path) -> dict[str, Path]:
+def files_in(app: Path) -> dict[str, Path]:
     """Path inside the app → file, sorted: what .dockerignore leaves, and node_modules without what only tests need."""
     ignored, development = ignored_by(app / ".dockerignore"), _development(app / "package-lock.json")
     found = {}

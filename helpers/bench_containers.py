@@ -57,9 +57,10 @@ def containers(say: Say, attempt: Attempt) -> dict[str, Any]:
 def images(say: Say) -> dict[str, Any]:
     """The obvious and the good Dockerfile, each built from nothing and again after a changed line."""
     from helpers import builds, comparison
+    from helpers.app_directory import CHECKOUT
     from helpers.dockerfile import stages
 
-    good = builds.dockerfile_of(builds.CHECKOUT / APP)
+    good = builds.dockerfile_of(CHECKOUT / APP)
     compared = comparison.compare_builds(APP, obvious=OBVIOUS, good=good, without_dockerignore=["obvious"])
     sizes = {name: image.size for name, image in compared.images.items()}
     bases = {

@@ -218,7 +218,8 @@ def _advice(message: str, step: Step, said: str, code: int | None) -> str:
         )
     if "unknown parent image" in message:
         return (
-            "What an earlier step had made was removed meanwhile, as `docker image prune` does. Build again."
+            "The image that this step stands on, the base or what an earlier step made, was removed meanwhile, as "
+            "`docker image prune` does. Build again."
         )
     if step.instruction in ("COPY", "ADD"):
         return f"Is the file there, under app_dir, and not named in .dockerignore? Mend that, and {again}"

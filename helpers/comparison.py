@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from helpers import builds
+from helpers.app_directory import CHECKOUT
 from helpers.build_stream import with_arguments
-from helpers.builds import CHECKOUT, DockerImage
+from helpers.builds import DockerImage
 from helpers.display import frame
 from helpers.dockerfile import stages
 from helpers.engine import SILENT, reach, refused

@@ -1,9 +1,10 @@
-"""`connect` is the only switch between the sandbox and AWS; a `Lab` is what a notebook says to what it is connected to."""
+"""`connect` is the only switch between the sandbox and AWS; a `Lab` is what it hands out."""
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,9 @@ SPEED = 30.0  # AWS seconds in a real second
 RUNTIMES = ("auto", "process", "container")  # what tasks run as; SANDBOX_RUNTIME says it for a whole run
 
 
+@dataclass(frozen=True)
 class Lab(Session):
-    """A session, and what a notebook does in it."""
+    """Where you are: the target, the region, the name of what you build, and the sandbox that answers."""
 
     def pause(self) -> None:
         """Let AWS time stand still, to read, and say so: no alarm, no deployment, no scaling goes on.

@@ -16,7 +16,7 @@ from helpers import pauses, sandbox
 from helpers.errors import SandboxGone, TutorialError
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-GO_ON = (
+CONNECT_AGAIN = (
     "Run the cell with `connect(...)` again: that starts a sandbox if none is up, and its `lab.catch_up(...)` makes "
     "again what the earlier notebooks made. Then run this notebook's cells from there."
 )
@@ -55,16 +55,12 @@ class Session:
         return self.running.latest().paused
 
     def hold(self) -> None:
-        """Let AWS time stand still: no alarm, no deployment, no scaling goes on, and nothing is measured.
-
-        The app runs and answers. Calls of AWS's API work, and what they ask for is done after `go_on`. A second time
-        changes nothing. In the sandbox only.
-        """
+        """Let AWS time stand still, as `Lab.pause` does, without a word."""
         self.ensure_there()
         pauses.pause(self.target, self.running.endpoint)
 
     def go_on(self) -> None:
-        """Let AWS time go on as if it had not stood still; nothing changes when it does not."""
+        """Let AWS time go on, as `Lab.resume` does, without a word."""
         self.ensure_there()
         pauses.resume(self.target, self.running.endpoint)
 
@@ -80,7 +76,7 @@ class Session:
                 self.go_on()
 
     def ensure_there(self) -> None:
-        """SandboxGone when the sandbox that this lab was connected to runs no more."""
+        """SandboxGone when the sandbox that this session was connected to runs no more."""
         other = sandbox.attach(self.state)
         if other == self.running:
             return
@@ -90,24 +86,24 @@ class Session:
         else:
             what = "The sandbox that this notebook was connected to has ended, and what it held is gone."
             seen = f"its process {self.running.pid} is not there; its log ends: {sandbox.tail(self.state, 1) or '-'}"
-        raise SandboxGone(what, seen=seen, next=GO_ON)
+        raise SandboxGone(what, seen=seen, next=CONNECT_AGAIN)
 
 
-def enter(session: Session) -> None:
+def enter(here: Session) -> None:
     """Make it this process's: its environment leads there, boto3's default session, and `current`."""
     global _current
-    isolate(os.environ, session.running.endpoint, session.region, session.state)
-    _current = session
-    _new_default_session(session)
+    isolate(os.environ, here.running.endpoint, here.region, here.state)
+    _current = here
+    _new_default_session(here)
 
 
 def connected() -> Session | None:
-    """The lab that `connect` made in this process, whether or not its sandbox still runs; None when there is none."""
+    """The session that `connect` entered in this process, whether or not its sandbox still runs; None when there is none."""
     return _current
 
 
 def current() -> Session:
-    """The lab that `connect` made in this process. TutorialError when there is none, or its sandbox has ended."""
+    """The session that `connect` entered in this process. TutorialError when there is none, or its sandbox has ended."""
     if _current is None:
         raise TutorialError(
             "This notebook is not connected yet.", next="Run its `lab = connect(...)` cell first."
@@ -193,15 +189,15 @@ def _with_loopback(environ: Mapping[str, str]) -> str:
     return ",".join(dict.fromkeys([*there, "127.0.0.1", "localhost"]))
 
 
-def _new_default_session(lab: Session) -> None:
+def _new_default_session(here: Session) -> None:
     """A default session for boto3 that knows nothing from before, and whose clients say so when they lead nowhere."""
     import boto3
     from botocore.exceptions import HTTPClientError
 
     def before_send(**_: object) -> None:
         now = current()
-        if (lab.region, lab.running) != (now.region, now.running):
-            led = lab.region if lab.region != now.region else "a sandbox that has ended"
+        if (here.region, here.running) != (now.region, now.running):
+            led = here.region if here.region != now.region else "a sandbox that has ended"
             raise TutorialError(
                 "This client was made before the last `connect(...)`.",
                 seen=f"it speaks to {led}; this notebook is connected to {now.region} on process {now.running.pid} now",
@@ -210,7 +206,7 @@ def _new_default_session(lab: Session) -> None:
 
     def when_not_answered(caught_exception: Exception | None, **_: object) -> None:
         if isinstance(caught_exception, HTTPClientError):
-            lab.ensure_there()
+            here.ensure_there()
 
     boto3.setup_default_session()  # the last one may hold a profile's credentials from before
     boto3.DEFAULT_SESSION.events.register_first("before-send", before_send)

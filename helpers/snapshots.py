@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from helpers.app_directory import CHECKOUT, listed, start_command
+from helpers.app_directory import CHECKOUT, files_in, start_command
 from helpers.display import wrap
 from helpers.dockerfile import started_by
 from helpers.errors import TutorialError
@@ -92,7 +92,7 @@ def build(app_dir: str | Path, tag: str | None = None, dockerfile: str | None = 
         started = started_by(dockerfile)
         app, command = start_command(app_dir, started.command)
         environment = started.environment
-    files = listed(app)
+    files = files_in(app)
     archive = _archive(files)
     layer = gzip.compress(archive, compresslevel=6, mtime=0)
     config = _json(

@@ -1,6 +1,6 @@
-"""`App`: an app that runs on this machine with a task's CPU and memory, as one process, and nothing of ECS around it.
+"""A started app: `App`, what it may be given, the wait until it answers, and which one this notebook started last.
 
-As with a container, the first process is the app: SIGTERM goes to it alone, and when it has ended, the rest goes, too.
+It has a task's CPU and memory and nothing of ECS around it. As with a container, the first process is the app: SIGTERM goes to it alone, and when it has ended, the rest goes, too.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ def remember(app: App) -> None:
 
 
 def last_run() -> App | None:
+    """What `remember` was told last, None before and after `end_the_last`."""
     return _running
 
 
@@ -176,6 +177,7 @@ def _settings(environment: object) -> dict[str, str]:
 
 
 def not_there(app: App, error: Exception) -> TutorialError:
+    """What to raise when a request found nobody."""
     return TutorialError(
         "The app takes no requests.", seen=f"{app}; {error}", next="Start it with run_app()."
     )

@@ -1,4 +1,4 @@
-"""What this machine has to run an app with, and the app run on it without ECS."""
+"""The programs that apps run with on this machine, and `run_process`: an app without ECS."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def best_runtime() -> tuple[str, str]:
 
 def lacks_registry(client: DockerClient) -> str:
     """Why no image could be pushed and pulled; "" if it could."""
-    from helpers.sandbox.ecr import distribution, distribution_container
+    from helpers.sandbox.ecr import distribution, distribution_container, distribution_program
 
-    if shutil.which(distribution.PROGRAM) or distribution_container.find_image(client):
+    if shutil.which(distribution_program.PROGRAM) or distribution_container.find_image(client):
         return ""
     return f"there is no program to keep images. {distribution.ADVICE}"
 
@@ -126,7 +126,7 @@ def run_process(
         environment=dict(environment or {}),
     )
     try:
-        return _this_machine(session.current().state).start(spec)
+        return _runtime_of(session.current().state).start(spec)
     except CannotStartContainerError as error:
         raise TutorialError(
             "The app cannot be run on this machine.",
@@ -136,7 +136,7 @@ def run_process(
 
 
 @cache
-def _this_machine(state: Path) -> ProcessRuntime:
+def _runtime_of(state: Path) -> ProcessRuntime:
     """What runs apps without ECS, this process's own. It ends with this process, by its own doing or by that of the host
     process, which sees this one's end."""
     import atexit

@@ -46,9 +46,9 @@ def lab(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "_current", lab)
     monkeypatch.setattr(started_app, "_running", None)
     yield lab
-    if this_machine._this_machine.cache_info().currsize:
-        this_machine._this_machine(lab.state).host.stop()
-        this_machine._this_machine.cache_clear()
+    if this_machine._runtime_of.cache_info().currsize:
+        this_machine._runtime_of(lab.state).host.stop()
+        this_machine._runtime_of.cache_clear()
 
 
 def test_it_answers_and_dies_as_a_crash_does(lab, tmp_path):

@@ -1,4 +1,4 @@
-"""`connect` in an environment that wants to lead its calls elsewhere."""
+"""`connect`: where calls go, in an environment, too, that wants to lead them elsewhere; what tasks run as; connecting again."""
 
 from __future__ import annotations
 
@@ -268,8 +268,6 @@ def test_the_lab_says_where_it_is_and_what_that_costs(state, monkeypatch):
 
 
 def test_another_lab_in_the_region_is_told(state, monkeypatch, capsys):
-    import boto3
-
     monkeypatch.setenv("SANDBOX_STATE", str(state))
     lab = connection.connect(name="cafe")
     group = "Resources: {Group: {Type: AWS::Logs::LogGroup}}"

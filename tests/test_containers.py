@@ -123,8 +123,8 @@ def test_an_image_is_run_by_run_app_too_and_ends_a_process_that_ran_before(image
         assert not app.running
     finally:
         started_app.end_the_last()
-        this_machine._this_machine(lab.state).host.stop()
-        this_machine._this_machine.cache_clear()
+        this_machine._runtime_of(lab.state).host.stop()
+        this_machine._runtime_of.cache_clear()
 
 
 def test_stop_lets_it_drain_and_kills_what_does_not_leave_in_time(image):

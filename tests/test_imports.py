@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -22,20 +22,21 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(HELPERS.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(path: Path, *, everything: bool = False) -> set[str]:
-    """Every module that a file imports when it runs, anywhere in it, by its full name; with `everything` those for a
-    type checker, too."""
-    package = ".".join(path.relative_to(HELPERS.parent).with_suffix("").parts[:-1])
-    found = set()
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree) if everything else running(tree):
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports when it runs, anywhere in it, by its full name."""
+    return {name for pair in imported(path, running(ast.parse(path.read_text()))) for name in pair}
+
+
+def imported(path: Path, nodes: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
+    """What stands in the import statements among `nodes`: a module, and that module or what is taken from it."""
+    package = path.relative_to(HELPERS.parent).parts[:-1]
+    for node in nodes:
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            yield from ((alias.name, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            above = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            found.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
-    return found
+            yield from ((base, f"{base}.{alias.name}") for alias in node.names)
 
 
 def running(tree: ast.AST) -> Iterator[ast.AST]:
@@ -73,9 +74,9 @@ def test_imports_go_one_way():
     names = {name_of(path): path for path in HELPERS.rglob("*.py")}
     below = {}
     for name, path in names.items():
-        found = imports(path, everything=True) & names.keys() - {name}
-        # `from package import module` needs the module; what else the package brings is not asked for.
-        below[name] = {each for each in found if not any(within(other, each) for other in found - {each})}
+        pairs = imported(path, ast.walk(ast.parse(path.read_text())))
+        # `from package import module` is of the module, `from module import name` of the module, too.
+        below[name] = {whole if whole in names else base for base, whole in pairs} & names.keys() - {name}
     tuple(TopologicalSorter(below).static_order())  # a CycleError names the circle
 
 

@@ -32,11 +32,6 @@ SERVICE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_lab(monkeypatch):
-    """Another test's may be connected still, and be called like the stack here."""
-
-
 def design(name: str) -> Template:
     return Template("a", BODY.format(name))
 

@@ -34,7 +34,6 @@ from helpers.sandbox.fargate.node import NodeMissing, find_node
 from helpers.sandbox.fargate.ports import FreePorts, Port
 from helpers.sandbox.fargate.runtime import (
     MIB,
-    NOT_IN_PATH,
     OUTPUT_MOST,
     UNITS,
     CannotPullContainerError,
@@ -49,6 +48,8 @@ from helpers.sandbox.fargate.unfit import UnfitTask
 from helpers.sandbox.registry import CannotPullContainer, Image
 
 log = logging.getLogger("sandbox.tasks")
+
+NOT_IN_PATH = "executable file not found in $PATH"
 
 LOOK = 0.25  # real seconds between two looks at a task's memory and its output
 

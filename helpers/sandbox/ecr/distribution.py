@@ -1,8 +1,7 @@
 """Stands in for the storage behind ECR's registries: CNCF Distribution, what Docker Hub and many others run.
 
-Differs: it serves every region, and nobody but `front.py` and `storage.py` gets in: it listens on a socket that only
-this user may open, below a path that nobody else knows. What it holds goes with the sandbox, as moto's records do, and
-so do the bytes of deleted images.
+Differs: it serves every region, and nobody but `front.py` and `storage.py` gets in: it answers below a path that nobody
+else knows. What it holds goes with the sandbox, as moto's records do, and so do the bytes of deleted images.
 """
 
 from __future__ import annotations

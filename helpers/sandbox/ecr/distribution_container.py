@@ -1,6 +1,7 @@
 """Stands in for the storage behind ECR's registries where Distribution comes as a container and not as a program.
 
-Differs: as `distribution.py`. Its files are in a volume of its own, which goes with it; Docker's label says whose it is.
+Differs: as `distribution.py`. It listens on a port of loopback. Its files are in a volume of its own, which goes with it;
+Docker's label says whose it is.
 """
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
-"""What Fargate is made of: what tasks run as, the host that caps and ends them, Node.js, the task metadata endpoint."""
+"""What `tasks.py` and `scheduler.py` stand on: the interface of the runtimes, the container runtime and its engine, the host
+that caps and ends processes, ports, Node.js, and the task metadata endpoint."""

@@ -14,10 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from zlib import crc32
 
+from helpers.sandbox.fargate.runtime import MIB, UNITS
 from helpers.sandbox.records import Records, Task
-
-UNITS = 1024  # CPU units in a vCPU
-MIB = 2**20
 
 
 class MetadataServer:

@@ -19,7 +19,6 @@ STOP_TIMEOUT = 30.0  # real seconds; ECS's default on Fargate
 KEEP = 3600.0  # real seconds that an ended task's output stays
 OUTPUT_MOST = 32 * 2**20  # bytes of a running task's output; what is more makes room for what comes
 ARCHITECTURES = {"amd64": "X86_64", "arm64": "ARM64"}  # Docker's names to ECS's
-NOT_IN_PATH = "executable file not found in $PATH"
 OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"  # ECS's reason for the container
 
 
