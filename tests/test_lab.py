@@ -28,7 +28,13 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 ON_MACOS = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 SCREEN = {"width": 1280, "height": 1000}
 OPEN = ".jp-NotebookPanel:not(.lm-mod-hidden)"
-# Asked of JupyterLab's own model, since a cell whose code is hidden shows no number: all have run, or one failed.
+# Asked of JupyterLab's own model: the status bar may still speak of the notebook that was open before.
+READY = """path => {
+    const panel = jupyterapp.shell.currentWidget;
+    return panel?.context?.path === path && panel.context.isReady
+        && panel.sessionContext.session?.kernel?.status === 'idle';
+}"""
+# So is this, since a cell whose code is hidden shows no number: all have run, or one failed.
 OVER = """() => {
     const cells = jupyterapp.shell.currentWidget.content.widgets.filter(cell => cell.model.type === 'code');
     const outputs = cells.flatMap(cell => cell.model.outputs.toJSON());
@@ -149,7 +155,13 @@ class Browser:
         return [url for url in self.requests if not url.startswith(here)]
 
     def open(self, jupyter: Jupyter, notebook: str) -> None:
-        self.page.goto(f"{jupyter.address}lab/tree/{jupyter.work.name}/{notebook}?token={jupyter.token}")
+        path = f"{jupyter.work.name}/{notebook}"
+        self.page.goto(f"{jupyter.address}lab/tree/{path}?token={jupyter.token}")
+        self.page.wait_for_function("() => window.jupyterapp", timeout=60_000)
+        self.page.evaluate(
+            "() => jupyterapp.restored"
+        )  # what was open before is open again, and steals no focus
+        self.page.wait_for_function(READY, arg=path, timeout=60_000)
         self.page.locator(".jp-StatusBar-TextItem", has_text="(ipykernel) | Idle").wait_for(timeout=60_000)
 
     def run_all(self, seconds: float) -> None:

@@ -108,13 +108,14 @@ def test_the_frame_is_tidy_and_adds_up_to_the_total(server, lab):
 
 
 def test_saturation_shows_as_throughput_and_latency_and_not_as_failure(server):
-    calibrated = saturate(server.url, 2, users=20)
-    assert 100 < calibrated.rate <= 210
-    assert calibrated.p50 == pytest.approx(20 / calibrated.rate * 1000, rel=0.2)
+    """By medians: a machine that stood still for two seconds showed 76 requests a second where 189 are carried."""
+    calibrated = saturate(server.url, 4, users=20)
+    assert 100 < calibrated.median_rate <= 210
+    assert calibrated.p50 == pytest.approx(20 / calibrated.median_rate * 1000, rel=0.2)
     assert calibrated.failed == 0
-    report = load(server.url, [Phase(3, calibrated.rate * 1.43)])
-    assert report.during("phase 1").rate == pytest.approx(calibrated.rate, rel=0.25)
-    assert report.p95 < 1000
+    report = load(server.url, [Phase(8, calibrated.median_rate * 1.43)])
+    assert report.median_rate == pytest.approx(calibrated.median_rate, rel=0.25)
+    assert 100 < report.p50 < 1000
     assert report.failed == 0
 
 
