@@ -108,7 +108,7 @@ def test_the_frame_is_tidy_and_adds_up_to_the_total(server, lab):
 
 
 def test_saturation_shows_as_throughput_and_latency_and_not_as_failure(server):
-    """By medians: a machine that stood still for two seconds showed 76 requests a second where 189 are carried."""
+    """By medians: a run that lost most of its three seconds showed 76 requests a second where 189 are carried."""
     calibrated = saturate(server.url, 4, users=20)
     assert 100 < calibrated.median_rate <= 210
     assert calibrated.p50 == pytest.approx(20 / calibrated.median_rate * 1000, rel=0.2)
