@@ -1,4 +1,4 @@
-"""What several modules ask of AWS's API: clients, whole lists, and looks until something holds."""
+"""What several modules ask of AWS's API, and take from its answers: clients, whole lists, looks until something holds."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def test_npms_own_help_and_a_log_that_is_gone_do_not_hide_what_is_wrong(progress
         "npm error The `npm ci` command can only install with an existing package-lock.json or\n",
         "npm error Clean install a project\n",
         *(f"npm error   --option-{number}\n" for number in range(20)),
-        "npm error A complete log of this run can be found in: /root/.npm/_logs/x.log\n",
+        "npm error A complete log of this run can be found in: /home/node/.npm/_logs/x.log\n",
     )
     with pytest.raises(TutorialError) as told:
         progress.follow([*BEGINS, *said, error("The command returned a non-zero code: 1", 1)])

@@ -75,7 +75,7 @@ def test_imports_go_one_way():
     below = {}
     for name, path in names.items():
         pairs = imported(path, ast.walk(ast.parse(path.read_text())))
-        # `from package import module` is of the module, `from module import name` of the module, too.
+        # `from package import module` imports that module, `from module import name` the one it is taken from.
         below[name] = {whole if whole in names else base for base, whole in pairs} & names.keys() - {name}
     tuple(TopologicalSorter(below).static_order())  # a CycleError names the circle
 

@@ -50,7 +50,6 @@ from helpers.sandbox.registry import CannotPullContainer, Image
 log = logging.getLogger("sandbox.tasks")
 
 NOT_IN_PATH = "executable file not found in $PATH"
-
 LOOK = 0.25  # real seconds between two looks at a task's memory and its output
 
 

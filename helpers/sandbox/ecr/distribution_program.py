@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.sandbox.ecr.distribution_runner import ANSWERS_WITHIN
+from helpers.sandbox.fargate.host import end
 
 PROGRAM = "docker-registry"  # Debian's and Ubuntu's name for it
 LONGEST_SOCKET = 100  # bytes of a path; the kernel's limit is 108 on Linux, 104 on macOS
@@ -69,12 +70,7 @@ class Program:
 
     def end(self) -> None:
         if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=2)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            end(self._process)
             self._process = None
         if self._own:
             shutil.rmtree(self._own, ignore_errors=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.sandbox.elb.envoy_config import ACCESS_LOG, bootstrap, configuration
+from helpers.sandbox.fargate.host import end
 
 log = logging.getLogger("sandbox.envoy")
 
@@ -101,12 +102,7 @@ class Envoy:
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=2)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            end(self._process)
             self._process = None
         self._disconnect()
         if self._log is not None:

@@ -440,6 +440,16 @@ class Host:
             self.start()
 
 
+def end(child: subprocess.Popen[bytes], within: float = 2.0) -> None:
+    """SIGTERM to a process, and SIGKILL after so many seconds. Returns when it has ended."""
+    child.terminate()
+    try:
+        child.wait(within)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
 if __name__ == "__main__":
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)

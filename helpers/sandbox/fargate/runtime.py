@@ -1,5 +1,5 @@
-"""What tasks run as: the interface of both runtimes, processes (`tasks.py`) and containers (`containers.py`), and what
-they share."""
+"""What tasks run as: the interface of both runtimes, processes (`tasks.py`) and containers (`fargate/containers.py`), and
+what they share."""
 
 from __future__ import annotations
 

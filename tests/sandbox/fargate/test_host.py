@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.sandbox.fargate.host import DEBT, PERIOD, Bucket, Group, GroupCpu, Host, processes, started
+from helpers.sandbox.fargate.host import DEBT, PERIOD, Bucket, Group, GroupCpu, Host, end, processes, started
 from tests.waiting import until
 
 BURN = "while True: pass"
@@ -339,3 +339,13 @@ def test_a_last_command_that_was_taken_back_is_not_run(host: Host, tmp_path: Pat
     host.run_at_end([])
     host.stop()
     assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize(("at_sigterm", "code"), [("", -signal.SIGTERM), ("trap '' TERM; ", -signal.SIGKILL)])
+def test_end_waits_for_a_process_and_kills_one_that_is_deaf(at_sigterm, code):
+    with subprocess.Popen(
+        ["sh", "-c", f"{at_sigterm}echo ready; while :; do sleep 0.05; done"], stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout.readline() == b"ready\n"
+        end(child, within=0.3)
+        assert child.returncode == code
