@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,11 @@ def is_near(client: DockerClient) -> bool:
 
 
 def gateway_of(client: DockerClient, network: str) -> str | None:
-    """The address that this machine, or the engine's virtual one, has in a network."""
+    """The address that this machine, or the engine's virtual one, has in a network.
+
+    Of the default bridge, an engine does not tell it between its first start and its second
+    (github.com/moby/moby/issues/26799): it is the range's first then, which the engine took.
+    """
     from docker.errors import NotFound
 
     try:
@@ -78,7 +83,9 @@ def gateway_of(client: DockerClient, network: str) -> str | None:
     except NotFound:
         return None
     ranges = (attributes.get("IPAM") or {}).get("Config") or []
-    return next((part["Gateway"] for part in ranges if "." in part.get("Gateway", "")), None)
+    told = next((part["Gateway"] for part in ranges if "." in part.get("Gateway", "")), None)
+    subnets = (part["Subnet"] for part in ranges if "." in part.get("Subnet", ""))
+    return told or next((str(next(ip_network(subnet).hosts())) for subnet in subnets), None)
 
 
 def sandbox_label(state: Path) -> str:

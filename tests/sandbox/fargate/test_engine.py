@@ -124,6 +124,27 @@ def test_one_with_another_kernel_is_not_near():
     assert not is_near(client)
 
 
+def test_the_one_that_the_tests_start_is_near(engine):
+    """Also when it has never been started before: what is installed and started a minute ago is a new machine's."""
+    assert is_near(engine)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "gateway"),
+    [
+        ([{"Subnet": "172.17.0.0/16"}], "172.17.0.1"),  # as an engine tells it from its first start to its second
+        ([{"Subnet": "172.17.0.0/16", "Gateway": "172.17.0.254"}], "172.17.0.254"),
+        ([{"Subnet": "fd00::/64", "Gateway": "fd00::1"}, {"Subnet": "10.1.0.0/24"}], "10.1.0.1"),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_the_gateway_of_a_network_is_told_or_the_ranges_first_address(ranges, gateway):
+    network = SimpleNamespace(attrs={"IPAM": {"Config": ranges}})
+    client: Any = SimpleNamespace(networks=SimpleNamespace(get=lambda name: network))
+    assert gateway_of(client, "bridge") == gateway
+
+
 def test_one_whose_network_is_not_this_machines_is_not_near(engine, monkeypatch):
     monkeypatch.setattr(module, "gateway_of", lambda client, network: "192.0.2.1")
     assert not is_near(engine)
