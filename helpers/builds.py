@@ -316,7 +316,7 @@ def ensure_fits(image: Any, cpu_architecture: str = "X86_64") -> None:
     )
     raise TutorialError(
         f"The image {image.name} is for {there}, and the task definition asks for {cpu_architecture}, which is {wanted}. "
-        "Its tasks would not start: exec format error.",
+        "Its tasks would not start: no descriptor matching platform, or exec format error.",
         seen=f"linux/{there}",
         next=f'Build it for those: build_image(…, platform="linux/{wanted}"). {other}',
     )
