@@ -20,6 +20,7 @@ import tempfile
 import time
 import webbrowser
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -217,38 +218,51 @@ def status(region: str) -> None:
 
 
 @cli.command()
-@click.option("--cluster", help="The service's cluster; the only one there is unless told.")
-@click.option("--service", help="The service's name; the only one there is unless told.")
+@click.option("--cluster", help="The service's cluster, its name or ARN; the only one there is unless told.")
+@click.option("--service", help="The service's name or ARN; the only one there is unless told.")
 @click.option("--stack", help="The stack that makes it; of the service's name unless told.")
-@click.option("--region", default="us-east-1", show_default=True)
+@click.option("--region", help="us-east-1 unless told; with --aws the one that is configured.")
 @click.option("--aws", is_flag=True, help="Ask AWS itself, with your own credentials. Nothing is changed.")
 def doctor(cluster, service, stack, region, aws) -> None:
     """Say why a service does not do what it should: the cause, the evidence, the fix.
 
     Ends with 0 when nothing is wrong, with 1 when causes are found, with 2 when too little can be read or it is not at rest.
     """
-    from helpers import naming, session
     from helpers.diagnose import diagnose
 
-    naming.check_region(region)
-    now = None
-    if aws:
-        os.environ["AWS_DEFAULT_REGION"] = os.environ["AWS_REGION"] = region
-    else:
-        running = session.attach()
-        if running is None:
-            click.echo("Too little could be read to say anything: no sandbox is up.")
-            click.echo("Open a notebook and run its first cells: connect() starts one. Or say --aws.")
-            raise SystemExit(2)
-        session.isolate(os.environ, running.endpoint, region, Path(running.state))
-        now = running.now()
     try:
+        region, now = _into_aws(region) if aws else _into_the_sandbox(region)
         diagnosis = diagnose(cluster, service, stack, now=now, region=region)
-    except TutorialError as several:
-        click.echo(several)
+    except TutorialError as problem:
+        click.echo(problem)
         raise SystemExit(2) from None
     click.echo(diagnosis)
     raise SystemExit(diagnosis.status)
+
+
+def _into_aws(region: str | None) -> tuple[str, datetime]:
+    """Let the calls from here on go to the learner's own account, and say which; its region, and the time there."""
+    from helpers import own_account
+
+    place = own_account.enter(region)
+    click.echo(f"{place}\n")
+    return place.region, datetime.now(UTC)
+
+
+def _into_the_sandbox(region: str | None) -> tuple[str, datetime]:
+    """Let them go to the sandbox that is up; its region, and the time there."""
+    from helpers import naming, session
+
+    region = region or naming.REGION
+    naming.check_region(region)
+    running = session.attach()
+    if running is None:
+        raise TutorialError(
+            "Too little could be read to say anything: no sandbox is up.",
+            next="Open a notebook and run its first cells: connect() starts one. Or say --aws.",
+        )
+    session.isolate(os.environ, running.endpoint, region, Path(running.state))
+    return region, running.now()
 
 
 @cli.command()

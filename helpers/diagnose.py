@@ -6,7 +6,7 @@ It reads AWS's API and nothing else, so that it says the same on AWS as here. Th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from helpers.diagnosis.evidence import gather
@@ -17,6 +17,7 @@ from helpers.diagnosis.table import RULES, examine
 from helpers.display import wrap
 from helpers.errors import TutorialError
 
+MOST_CLUSTERS = 100  # whose services are listed
 MOST_LESS_LIKELY = 4
 MOST_UNREAD = 6
 NOT_AT_REST = "Not at rest yet, and nothing that was read says why."
@@ -24,7 +25,8 @@ NOT_AT_REST = "Not at rest yet, and nothing that was read says why."
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """`causes`: the most probable first. `checked`: the answers that were read; `unread`: those that were not, and why.
+    """`causes`: the most probable first. `notes`: what will be one some day, while all is well. `checked`: the answers
+    that were read; `unread`: those that were not, and why.
 
     `about`: what was looked at, and how it stands. `wanted`: the answers without which nothing is called well: the
     service, and a stack that was named. `at_rest`: whether nothing is on its way; `young`: whether that may be why.
@@ -37,6 +39,7 @@ class Diagnosis:
     wanted: tuple[str, ...] = ("service",)
     at_rest: bool = True
     young: bool = False
+    notes: tuple[Finding, ...] = ()
 
     @property
     def healthy(self) -> bool:
@@ -79,6 +82,11 @@ class Diagnosis:
             yield f"{title if number == 1 else 'And'}: {_named(finding)}"
             yield from _told(finding)
         others = [finding for finding in self.causes if finding not in probable][:MOST_LESS_LIKELY]
+        for number, finding in enumerate(self.notes):
+            if not number:
+                yield "\nAll is well; but when the next task starts:"
+            yield f"{'And: ' if number else ''}{_named(finding)}"
+            yield from _told(finding)
         if others:
             yield "\nLess likely"
         for finding in others:
@@ -135,32 +143,37 @@ def diagnose(
 ) -> Diagnosis:
     """What is wrong with a service, and with the stack that makes it; of the only service that there is unless told.
 
-    Asks AWS's API through boto3, where `connect` leads, and changes nothing. `now`: AWS time, the connected lab's unless
-    told. TutorialError when there are several services and none is named.
+    Asks AWS's API through boto3, where `connect` leads, and changes nothing. `cluster`, `service`: names or ARNs. `now`:
+    AWS time, the connected lab's unless told. TutorialError when there are several services and none is named, and when
+    no lab is connected and no region configured.
     """
     if now is None or region is None:
-        when, where = _when_and_where()
-        now, region = now or when, region or where
+        when, where = _when_and_where(region)
+        now, region = now or when, where
+    cluster, service = _names_of(cluster, service)
     unread: dict[str, str] = {}
     if not (cluster and service):
-        cluster, service, unread = _only(cluster, service)
+        cluster, service, unread = _only(cluster, service, region)
     if not (cluster and service) and not stack:
         about = f"There is no service {service or ''}".rstrip() + " to look at."
         if any("Credentials" in reason for reason in unread.values()):
             about = "AWS could not be asked: no credentials were found. `aws configure` or AWS_PROFILE say which to use."
         return Diagnosis(about, unread=unread)
     evidence = gather(cluster or "", service or "", stack or service or "", now, region)
-    return judge(evidence, wanted=("service", "stack") if stack else ("service",))
+    found = judge(evidence, wanted=("service", "stack") if stack else ("service",))
+    return replace(found, unread=unread | found.unread)
 
 
 def judge(evidence: Evidence, wanted: tuple[str, ...] = ("service",)) -> Diagnosis:
     """What the rules make of it; `wanted` as of Diagnosis."""
     found = examine(evidence)
-    causes = [finding for finding in found if finding.weight >= POSSIBLE]
-    trouble = evidence.failed_tasks or evidence.unwell or evidence.stack_failures() or evidence.events()
-    if causes or trouble:
+    # What keeps tasks from starting or from answering is no cause of anything while all of them do both.
+    now = [finding for finding in found if RULES[finding.rule].though_well or not evidence.calm]
+    notes = [finding for finding in found if finding not in now and finding.weight >= POSSIBLE]
+    causes = [finding for finding in now if finding.weight >= POSSIBLE]
+    if causes or evidence.trouble:
         causes = causes or [_unknown(evidence)]
-        causes += [finding for finding in found if finding.weight < POSSIBLE]
+        causes += [finding for finding in now if finding.weight < POSSIBLE]
     checked = tuple(name for name in ASKED if evidence.has(name))
     return Diagnosis(
         _about(evidence),
@@ -170,6 +183,7 @@ def judge(evidence: Evidence, wanted: tuple[str, ...] = ("service",)) -> Diagnos
         wanted,
         evidence.at_rest,
         evidence.young,
+        tuple(notes),
     )
 
 
@@ -194,49 +208,67 @@ def _about(e: Evidence) -> str:
     if e.has("target_health"):
         states = [(h.get("TargetHealth") or {}).get("State") for h in e.many("target_health")]
         counts.append(f"{states.count('healthy')} healthy")
+    if e.gone:
+        return f"The service {e.service_name} in {e.cluster} was deleted{stack}."
     rollout = e.primary.get("rolloutState")
     rest = "" if e.at_rest else f"; not at rest, its deployment is {rollout}" if rollout else "; not at rest"
     return f"The service {e.service_name} in {e.cluster}: {', '.join(counts)}{rest}{stack}."
 
 
-def _when_and_where() -> tuple[datetime, str]:
+def _when_and_where(region: str | None) -> tuple[datetime, str]:
     """AWS time and the region: of the lab that is connected, else of this machine."""
-    import boto3
-
-    from helpers import session
+    from helpers import own_account, session
 
     if lab := session.connected():
-        return lab.now(), lab.region
-    return datetime.now(UTC), boto3.session.Session().region_name or ""
+        return lab.now(), region or lab.region
+    return datetime.now(UTC), region or own_account.configured_region()
 
 
-def _only(cluster: str | None, service: str | None) -> tuple[str | None, str | None, dict[str, str]]:
+def _names_of(cluster: str | None, service: str | None) -> tuple[str | None, str | None]:
+    """Of ARNs, too; a service's names its cluster."""
+    parts = (service or "").split("/")
+    if not cluster and len(parts) == 3:
+        cluster = parts[1]
+    return cluster and cluster.rsplit("/", 1)[-1], service and parts[-1]
+
+
+def _only(
+    cluster: str | None, service: str | None, region: str
+) -> tuple[str | None, str | None, dict[str, str]]:
     """The only service of the only cluster, or of the named one; and what could not be read."""
     reader = Reader()
-    clusters = (
-        [cluster] if cluster else reader.read("clusters", lambda: _names("list_clusters", "clusterArns"))
-    )
-    there: list[tuple[str, str]] = []
-    for each in (clusters or [])[:10]:
-        names = reader.read(
-            "services",
-            lambda each=each: [
-                arn.rsplit("/", 1)[-1] for arn in items("ecs", "list_services", "serviceArns", cluster=each)
-            ],
-        )
-        there += [(each, name) for name in names or []]
+    clusters = [cluster] if cluster else _clusters(reader)
+    there = [(each, name) for each in clusters[:MOST_CLUSTERS] for name in _services(reader, each)]
+    unread = reader.unread | _left_out(clusters)
     found = [(each, name) for each, name in there if service in (None, name)]
     if len(found) == 1:
-        return *found[0], reader.unread
+        return *found[0], unread
     told = ", ".join(f"{name} in {each}" for each, name in there if not found or (each, name) in found)
     if found:
         raise TutorialError("There are several services.", seen=told, next="Name one, with its cluster.")
-    said = f"there is no service {service}, but {told}" if there else "nothing is deployed in this region"
-    unread = reader.unread | (
-        {"ecs list_clusters, list_services": said} if there or not reader.unread else {}
-    )
+    if there:
+        unread["ecs list_clusters, list_services"] = f"there is no service {service}, but {told}"
+    elif not unread:
+        unread["ecs list_clusters, list_services"] = f"nothing is deployed in {region}"
     return None, service, unread
 
 
-def _names(operation: str, key: str) -> list[str]:
-    return [arn.rsplit("/", 1)[-1] for arn in items("ecs", operation, key)]
+def _clusters(reader: Reader) -> list[str]:
+    arns = reader.read("ecs list_clusters", lambda: items("ecs", "list_clusters", "clusterArns"))
+    return [arn.rsplit("/", 1)[-1] for arn in arns or []]
+
+
+def _services(reader: Reader, cluster: str) -> list[str]:
+    arns = reader.read(
+        f"ecs list_services ({cluster})",
+        lambda: items("ecs", "list_services", "serviceArns", cluster=cluster),
+    )
+    return [arn.rsplit("/", 1)[-1] for arn in arns or []]
+
+
+def _left_out(clusters: list[str]) -> dict[str, str]:
+    """That there were too many clusters to look into each."""
+    if len(clusters) <= MOST_CLUSTERS:
+        return {}
+    most = f"only the first {MOST_CLUSTERS} clusters were looked at; the cluster has to be named"
+    return {"ecs list_services": most}

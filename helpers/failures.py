@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LAST = 20  # log lines: of an error that nobody catches Node.js writes about as many
 LOOKS = 8  # at a task's log, whose last lines arrive a little after its end
 UNABLE = "Unable to describe task definition"
+# Codes of stops that a person wanted, or AWS: a Spot task taken back, a machine of its own that fails or is retired.
+# (A) TaskStopCode, ECS API Reference, as botocore has it.
+WANTED = ("UserInitiated", "SpotInterruption", "TerminationNotice", "InfrastructureHealth")
 NO_FAILURE = "Scaling activity initiated by"  # the scheduler stops a task that is not wanted any more
 REFUSED = (
     "failed to launch a task",
@@ -159,7 +162,7 @@ def most_telling(failed: list[FailedTask]) -> list[str]:
 
 def is_failure(task: dict[str, Any]) -> bool:
     """Whether a stopped task, as describe_tasks has it, ended though nobody wanted it to."""
-    wanted = task.get("stopCode") == "UserInitiated"
+    wanted = task.get("stopCode") in WANTED
     return not wanted and not task.get("stoppedReason", "").startswith(NO_FAILURE)
 
 

@@ -14,7 +14,7 @@ from helpers.failures import is_failure
 TASK = "AWS::ECS::TaskDefinition"
 NO_COMMAND = (
     r"executable file not found|stat \S+: no such file or directory|exec: \"[^\"]+\": |"
-    r"exec \S+: no such file or directory|no such file or dir"
+    r"exec \S+: no such file or directory"
 )
 NOT_FOUND = r"(: |^)(command )?not found$|Cannot find module '[^']+'|can't open file"
 OOM = r"OutOfMemory|killed due to memory"
@@ -73,11 +73,16 @@ def command_not_found(e: Evidence) -> list[Finding]:
     command = [*(e.container.get("entryPoint") or []), *(e.container.get("command") or [])]
     evidence = list(said)
     evidence += [f"ecs describe_tasks, task {short(t)}: exit code {e.exit_code(t)}" for t in ended[-1:]]
-    evidence += e.logged(f"{NO_COMMAND}|{NOT_FOUND}", 2)
+    evidence += e.logged(f"{NO_COMMAND}|{NOT_FOUND}|no such file or dir", 2)
     if command:
         evidence.append(f"ecs describe_task_definition, entryPoint and command: {command}")
     what = f" {' '.join(command)}" if command else ", given by the image's CMD,"
     cause = f"The command{what} is not in the image (exit code {NOT_THERE} says the same)."
+    if not said and {e.exit_code(t) for t in ended} == {NOT_EXECUTABLE}:
+        cause = (
+            f"The command{what} is in the image and cannot be executed (exit code {NOT_EXECUTABLE}): its executable bit is "
+            "missing, or its first line is wrong."
+        )
     fix = fixes.diff(
         e,
         TASK,
@@ -159,11 +164,11 @@ def _more_memory(e: Evidence) -> str:
 
 
 def sigterm_lost(e: Evidence) -> list[Finding]:
-    """A task that was asked to end and had to be killed: wanted stops with exit code 137."""
+    """A task that was asked to end and had to be killed: wanted stops with exit code 137, of the app's own container."""
     lost = [
         t
         for t in e.many("stopped")
-        if e.exit_code(t) == KILLED
+        if _exit_code_of_the_app(e, t) == KILLED
         and not is_failure(t)
         and t.get("stopCode") in ("ServiceSchedulerInitiated", "UserInitiated", None)
         and t.get("taskDefinitionArn") in (e.service.get("taskDefinition"), _newest(e))
@@ -171,6 +176,7 @@ def sigterm_lost(e: Evidence) -> list[Finding]:
     if not lost:
         return []
     count = _count(e, "HTTPCode_ELB_502_Count") + _count(e, "HTTPCode_ELB_504_Count")
+    others = _others(e)
     patience = e.container.get("stopTimeout") or 30
     evidence = [
         f"ecs describe_tasks, {len(lost)} tasks, the last {short(lost[-1])}: {lost[-1].get('stoppedReason', '')}, "
@@ -179,15 +185,34 @@ def sigterm_lost(e: Evidence) -> list[Finding]:
     if count:
         evidence.append(
             f"cloudwatch get_metric_data, HTTPCode_ELB_502_Count and 504: {count:.0f} in the last hour"
+            + (f", of the load balancer, which {others} other target groups share" if others else "")
         )
-    cause = "The app does not hear SIGTERM: when a task is to end it goes on until it is killed, and loses requests."
+    cause = (
+        "The app does not end when SIGTERM comes: it goes on until ECS kills it after stopTimeout, and what it was doing "
+        "is lost."
+    )
     fix = (
         "--- server.js\n+++ server.js\n"
         "+process.on('SIGTERM', () => server.close(() => process.exit(0)));\n"
         "and in the Dockerfile, so that Node.js and not npm or a shell gets the signal:\n"
-        '-CMD npm start\n+CMD ["node", "server.js"]'
+        '-CMD npm start\n+CMD ["node", "server.js"]\n'
+        "or, where its requests take longer than that, a larger StopTimeout (on Fargate 120 s at most)"
     )
-    return [Finding(cause, PROVEN if count else SHOWN, tuple(evidence), fix)]
+    weight = PROVEN if count and not others else SHOWN if e.balanced else NOTED
+    return [Finding(cause, weight, tuple(evidence), fix)]
+
+
+def _exit_code_of_the_app(e: Evidence, task: dict) -> int | None:
+    """Of the container that the load balancer asks; without one, of the one that ended the task."""
+    named = e.balanced.get("containerName")
+    codes = [c.get("exitCode") for c in task.get("containers") or [] if c.get("name") == named]
+    return codes[0] if codes else e.exit_code(task)
+
+
+def _others(e: Evidence) -> int:
+    """Target groups of the same load balancer that are not this service's: its 502s may be theirs."""
+    own = {b.get("targetGroupArn") for b in e.service.get("loadBalancers") or []}
+    return len([g for g in e.many("balancer_groups") if g.get("TargetGroupArn") not in own])
 
 
 def keep_alive(e: Evidence) -> list[Finding]:
@@ -205,7 +230,12 @@ def keep_alive(e: Evidence) -> list[Finding]:
             "elbv2 describe_target_health, ecs describe_tasks: no target is unwell, no task failed"
         )
     evidence.append(f"elbv2 describe_load_balancer_attributes: idle_timeout.timeout_seconds {idle}")
-    weight = NOTED if sigterm_lost(e) or not well else SHOWN
+    others = _others(e)
+    if others:
+        evidence.append(
+            f"elbv2 describe_target_groups: {others} others share the load balancer, and its count"
+        )
+    weight = NOTED if sigterm_lost(e) or not well or others else LIKELY
     seconds = int(idle) + 5 if str(idle).isdigit() else 65
     cause = (
         f"The app closes idle connections before the load balancer does ({idle} s): a request that comes at that moment "

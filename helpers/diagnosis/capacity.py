@@ -1,4 +1,4 @@
-"""The rule of the account and of AWS's own machines: a task for which there is no room, or no quota."""
+"""Rules of the account and of AWS's own machines: no room for a task, no quota, a role that the account lacks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ UNAVAILABLE = r"Capacity is unavailable"
 QUOTA = r"reached the limit on the number of (vCPUs|tasks) you can run concurrently"
 # (U) RESOURCE:*, as of the ECS API failure reasons; as a service event of Fargate it was not looked up.
 RESOURCE = r"RESOURCE:\w+"
+# (A) https://docs.aws.amazon.com/AmazonECS/latest/developerguide/using-service-linked-roles.html tells of the role; the
+# words (C) from https://github.com/awslabs/fargatecli/issues/35
+LINKED = r"unable to assume the service[- ]linked role"
 ON_DEMAND = "L-3032A538"  # Fargate On-Demand vCPU resource count (U: from memory)
 
 
@@ -43,3 +46,15 @@ def capacity(e: Evidence) -> list[Finding]:
         cause = "What the task asks of a machine is not free on any: RESOURCE: and its name say what."
         fix = "Let the tasks ask for less, or give the cluster more machines; on Fargate wait, ECS goes on trying."
     return [Finding(cause, PROVEN, tuple(said), fix)]
+
+
+def service_linked_role(e: Evidence) -> list[Finding]:
+    """ECS acts in an account by a role of its own, which a new account gets at its first use, sometimes too late."""
+    said = e.said(LINKED)
+    if not said:
+        return []
+    fix = fixes.call("iam", "create_service_linked_role", AWSServiceName="ecs.amazonaws.com")
+    fix += "\nor deploy again: often the first attempt has made it"
+    cause = "The account has no service-linked role for ECS yet, or has it since a moment ago only."
+    decide = fixes.call("iam", "get_role", RoleName="AWSServiceRoleForECS")
+    return [Finding(cause, PROVEN, tuple(said), fix, decide)]

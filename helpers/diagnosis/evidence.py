@@ -1,6 +1,6 @@
 """`gather`: what AWS's API says of a service and its stack, as plain dicts, and what could not be read and why.
 
-Reads only, with boto3 alone, and asks the same on AWS as here: no more than about fifty calls, pages included.
+Reads only, with boto3 alone, and asks the same on AWS as here: some forty calls, and more of many tasks or policies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from helpers.failures import balanced, failed_task
 MOST_TASKS, DESCRIBED = 1000, 100  # asked about, in calls that take so many each
 NEWEST = 100  # tasks that the rules look at
 LAST_TASKS = 3  # whose logs are read
-MOST_POLICIES = 10
+MOST_POLICIES = 50  # of each kind; IAM allows fewer
 MOST_ALARMS = 4  # whose history is read
 BEGINS = ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS", "REVIEW_IN_PROGRESS")
 COUNTS = ("HTTPCode_ELB_502_Count", "HTTPCode_ELB_503_Count", "HTTPCode_ELB_504_Count")
@@ -37,9 +37,13 @@ def gather(cluster: str, service: str, stack: str, now: datetime, region: str) -
     reader.answers["now"] = now
     reader.answers["names"] = {"cluster": cluster, "service": service, "stack": stack, "region": region}
     _stack(reader, stack)
-    record = reader.read("service", lambda: _service(cluster, service)) or {}
+    failed = Evidence(reader.answers).stack_failed
+    record = reader.read("service", lambda: _service(cluster, service, gone=failed)) or {}
     if record:
-        _tasks(reader, cluster, service)
+        _tasks(reader, cluster, service, record)
+    if record and record["status"] == "INACTIVE":
+        _definition(reader, record)  # the stack took with it what else there was
+    elif record:
         _balancer(reader, record)
         _network(reader, record)
         _definition(reader, record)
@@ -59,7 +63,7 @@ def _stack(reader: Reader, stack: str) -> None:
     reader.read("stack_events", lambda: list(_last_operation(name)))
     reader.read(
         "stack_resources",
-        lambda: cloudformation().describe_stack_resources(StackName=name)["StackResources"],
+        lambda: items("cloudformation", "list_stack_resources", "StackResourceSummaries", StackName=name),
     )
     reader.read("template", lambda: _text(cloudformation().get_template(StackName=name)["TemplateBody"]))
 
@@ -73,13 +77,20 @@ def _last_operation(stack_id: str) -> Iterator[dict]:
 
 
 def _text(body: Any) -> str:
-    return body if isinstance(body, str) else json.dumps(body, indent=2)
+    """A template of JSON, which botocore may have read already, as YAML: so the rules look into one kind of text."""
+    if isinstance(body, str) and not body.lstrip().startswith("{"):
+        return body
+    import yaml
+
+    read = json.loads(body if isinstance(body, str) else json.dumps(body))
+    return yaml.safe_dump(read, sort_keys=False)
 
 
-def _service(cluster: str, service: str) -> dict:
+def _service(cluster: str, service: str, *, gone: bool) -> dict:
+    """`gone`: whether a service that was deleted will do, as one is whose stack was rolled back."""
     answer = client("ecs").describe_services(cluster=cluster, services=[service])
     for record in answer["services"]:
-        if record["status"] != "INACTIVE":
+        if gone or record["status"] != "INACTIVE":
             return record
     reason = next((failure.get("reason", "") for failure in answer.get("failures", [])), "INACTIVE")
     raise ClientError(
@@ -88,29 +99,24 @@ def _service(cluster: str, service: str) -> dict:
     )
 
 
-def _tasks(reader: Reader, cluster: str, service: str) -> None:
+def _tasks(reader: Reader, cluster: str, service: str, record: dict) -> None:
+    # Tasks are not listed by a service that was deleted: they are looked for among all of the cluster.
+    by = {} if record["status"] == "INACTIVE" else {"serviceName": service}
     for name, status in (("running", "RUNNING"), ("stopped", "STOPPED")):
-        reader.read(name, lambda status=status: _described(cluster, service, status))
+        reader.read(name, lambda status=status: _described(cluster, service, status, by))
 
 
-def _described(cluster: str, service: str, status: str) -> list[dict]:
-    arns = items(
-        "ecs",
-        "list_tasks",
-        "taskArns",
-        MOST_TASKS,
-        cluster=cluster,
-        serviceName=service,
-        desiredStatus=status,
-    )
+def _described(cluster: str, service: str, status: str, by: dict[str, str]) -> list[dict]:
+    arns = items("ecs", "list_tasks", "taskArns", MOST_TASKS, cluster=cluster, desiredStatus=status, **by)
     ecs = client("ecs")
     tasks = [
         task
         for first in range(0, len(arns), DESCRIBED)
         for task in ecs.describe_tasks(cluster=cluster, tasks=arns[first : first + DESCRIBED])["tasks"]
     ]
+    own = tasks if by else [task for task in tasks if task.get("group") == f"service:{service}"]
     # In which order tasks are listed is not documented: of many, the newest are looked for among all.
-    return sorted(tasks, key=lambda task: task.get("stoppedAt") or task["createdAt"])[-NEWEST:]
+    return sorted(own, key=lambda task: task.get("stoppedAt") or task["createdAt"])[-NEWEST:]
 
 
 def _balancer(reader: Reader, record: dict) -> None:
@@ -122,7 +128,9 @@ def _balancer(reader: Reader, record: dict) -> None:
         "target_groups", lambda: elbv2().describe_target_groups(TargetGroupArns=arns)["TargetGroups"]
     )
     reader.read("target_health", lambda: [entry for arn in arns for entry in _health(arn)])
-    balancers = [arn for group in groups or [] for arn in group.get("LoadBalancerArns") or []]
+    balancers = list(
+        dict.fromkeys(arn for group in groups or [] for arn in group.get("LoadBalancerArns") or [])
+    )
     if not balancers:
         return
     reader.read(
@@ -130,14 +138,16 @@ def _balancer(reader: Reader, record: dict) -> None:
         lambda: elbv2().describe_load_balancers(LoadBalancerArns=balancers)["LoadBalancers"],
     )
     reader.read(
-        "listeners",
-        lambda: items("elbv2", "describe_listeners", "Listeners", LoadBalancerArn=balancers[0]),
+        "balancer_groups",
+        lambda: items("elbv2", "describe_target_groups", "TargetGroups", LoadBalancerArn=balancers[0]),
     )
     reader.read("balancer_attributes", lambda: _attributes(balancers[0]))
 
 
 def _health(arn: str) -> list[dict]:
-    return client("elbv2").describe_target_health(TargetGroupArn=arn)["TargetHealthDescriptions"]
+    """Each entry with its group's ARN, which the answer itself does not have."""
+    answer = client("elbv2").describe_target_health(TargetGroupArn=arn)
+    return [{**entry, "TargetGroupArn": arn} for entry in answer["TargetHealthDescriptions"]]
 
 
 def _attributes(arn: str) -> dict[str, str]:
@@ -199,11 +209,12 @@ def _definition(reader: Reader, record: dict) -> None:
     _logs(reader, failed)
     if not found:
         return
-    if found.get("executionRoleArn"):
+    gone = record["status"] == "INACTIVE"
+    if found.get("executionRoleArn") and not gone:
         _role(reader, found["executionRoleArn"])
     container = Evidence(reader.answers).container
     options = (container.get("logConfiguration") or {}).get("options") or {}
-    if options.get("awslogs-group"):
+    if options.get("awslogs-group") and not gone:
         prefix, region = options["awslogs-group"], _elsewhere(reader, options.get("awslogs-region"))
         reader.read(
             "log_groups",
@@ -244,14 +255,13 @@ def _role(reader: Reader, arn: str) -> None:
 
 def _policies(role: str) -> Iterator[dict]:
     iam = client("iam")
-    names = iam.list_role_policies(RoleName=role)["PolicyNames"][:MOST_POLICIES]
-    for name in names:
+    for name in items("iam", "list_role_policies", "PolicyNames", MOST_POLICIES, RoleName=role):
         yield {
             "name": name,
             "document": iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"],
         }
-    attached = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"][:MOST_POLICIES]
-    for policy in attached:
+    kind = ("iam", "list_attached_role_policies", "AttachedPolicies")
+    for policy in items(*kind, MOST_POLICIES, RoleName=role):
         arn = policy["PolicyArn"]
         version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
         answer = iam.get_policy_version(PolicyArn=arn, VersionId=version)
@@ -273,9 +283,16 @@ def _image(reader: Reader, parts: dict[str, str | None], definition: str) -> Non
     # What another account does not show to this one looks as if it were not there: then it was not read.
     absent = ("ImageNotFoundException", "RepositoryNotFoundException") if own else ()
     found = reader.read("image", lambda: or_missing(details, *absent), elsewhere=bool(region))
+    repository = {name: value for name, value in named.items() if name != "imageIds"}
+    reader.read("repository_policy", lambda: _repository_policy(repository, region), elsewhere=bool(region))
     media = [detail.get("imageManifestMediaType") for detail in (found or {}).get("details") or []]
     if set(media) & set(INDEXES):
         reader.read("image_platforms", lambda: _platforms(named, region), elsewhere=bool(region))
+
+
+def _repository_policy(named: dict, region: str) -> dict:
+    ask = lambda: client_of("ecr", region).get_repository_policy(**named)  # noqa: E731
+    return or_missing(ask, "RepositoryPolicyNotFoundException", "RepositoryNotFoundException")
 
 
 def _platforms(named: dict, region: str) -> dict:

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from helpers.failures import balanced, ended, is_failure, plain
+from helpers.failures import ended, is_failure, plain
 
 STEADY = "has reached a steady state"
-ROLLING_BACK = re.compile(r"rolling back|deployment failed|circuit breaker", re.I)
 # Words of service events that say what went wrong; the others tell the ordinary course.
 TELLING = re.compile(
     r"unable to|unhealthy|failed|rolling back|Reason:|error|not authorized|does not|denied", re.I
@@ -71,19 +70,57 @@ class Evidence:
         return next((d for d in self.deployments if d.get("status") == "PRIMARY"), {})
 
     @property
+    def by_ecs(self) -> bool:
+        """Whether ECS itself deploys the service: CodeDeploy's task sets, and others', are no deployments."""
+        return (self.service.get("deploymentController") or {}).get("type", "ECS") == "ECS"
+
+    @property
+    def on_fargate(self) -> bool:
+        """Where a machine of one's own runs the task, that machine's role and network pull the image, too."""
+        strategy = self.service.get("capacityProviderStrategy") or []
+        named = [provider.get("capacityProvider") or "" for provider in strategy]
+        if named:
+            return all(name.startswith("FARGATE") for name in named)
+        return self.service.get("launchType", "FARGATE") == "FARGATE"
+
+    @property
+    def where(self) -> tuple[str, str]:
+        """(partition, account) of the task definition, else of the service: ("aws", "") when neither was read."""
+        arn = (
+            self.one("task_definition").get("taskDefinitionArn")
+            or self.service.get("serviceArn")
+            or "arn:aws"
+        )
+        parts = (arn.split(":") + [""] * 5)[:5]
+        return parts[1] or "aws", parts[4]
+
+    @property
     def container(self) -> dict[str, Any]:
         """The definition of the container that the load balancer asks, else of the first essential one."""
         containers = self.one("task_definition").get("containerDefinitions") or []
-        named = next((b.get("containerName") for b in self.service.get("loadBalancers") or []), None)
+        named = self.balanced.get("containerName")
         chosen = [c for c in containers if c.get("name") == named] or [
             c for c in containers if c.get("essential", True)
         ]
         return (chosen or [{}])[0]
 
     @property
+    def balanced(self) -> dict[str, Any]:
+        """Which of the service's load balancers is looked at: the first with a target that is not well, else the first."""
+        entries = self.service.get("loadBalancers") or []
+        unwell = {health.get("TargetGroupArn") for health in self.unwell}
+        return next((b for b in entries if b.get("targetGroupArn") in unwell), next(iter(entries), {}))
+
+    @property
+    def target_group(self) -> dict[str, Any]:
+        """That load balancer's target group."""
+        groups, arn = self.many("target_groups"), self.balanced.get("targetGroupArn")
+        return next((g for g in groups if g.get("TargetGroupArn") == arn), next(iter(groups), {}))
+
+    @property
     def port(self) -> int | None:
         """Where the load balancer connects: the service's container port."""
-        return next((b.get("containerPort") for b in self.service.get("loadBalancers") or []), None)
+        return self.balanced.get("containerPort")
 
     @property
     def network(self) -> dict[str, Any]:
@@ -101,14 +138,31 @@ class Evidence:
         service = self.service
         health = [(h.get("TargetHealth") or {}).get("State") for h in self.many("target_health")]
         desired = service.get("desiredCount")
+        one = len(self.deployments) == 1 if self.by_ecs else len(service.get("taskSets") or []) <= 1
         return (
             bool(service)
-            and len(self.deployments) == 1
+            and not self.gone
+            and one
             and self.primary.get("rolloutState", "COMPLETED") == "COMPLETED"
             and service.get("runningCount") == desired
             and not service.get("pendingCount")
             and not [state for state in health if state not in ("healthy", "draining")]
         )
+
+    @property
+    def gone(self) -> bool:
+        """Whether the service was deleted; ECS tells of it for a while."""
+        return self.service.get("status") == "INACTIVE"
+
+    @property
+    def trouble(self) -> bool:
+        """Whether anything went wrong that is not over."""
+        return bool(self.failed_tasks or self.unwell or self.stack_failures() or self.events())
+
+    @property
+    def calm(self) -> bool:
+        """Whether all tasks run and answer, or have only just been asked to, and nothing has gone wrong."""
+        return (self.at_rest or self.young) and not self.trouble
 
     @property
     def steady_since(self) -> datetime | None:
@@ -166,7 +220,9 @@ class Evidence:
 
     def exit_code(self, task: dict[str, Any]) -> int | None:
         """Of the container that the task failed by."""
-        return ended(task, balanced(self.service), self.one("task_definition")).get("exitCode")
+        return ended(task, self.balanced.get("containerName") or "", self.one("task_definition")).get(
+            "exitCode"
+        )
 
     @property
     def young(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from helpers.diagnosis.facts import Evidence
 
 WIDTH = 96
+DRIFT = "\n# and the same in the template, which knows nothing of it"
 
 
 def call(service: str, operation: str, /, *, region: str = "", **arguments: Any) -> str:
@@ -69,6 +70,11 @@ def new_image(e: Evidence, uri: str) -> str:
         {"ParameterKey": key} | ({"ParameterValue": uri} if key == name else {"UsePreviousValue": True})
         for key in parameters
     ]
+    if e.one("stack").get("StackStatus") == "ROLLBACK_COMPLETE":
+        return (
+            f"{call('cloudformation', 'delete_stack', StackName=e.stack_name)}  # it takes no update\n"
+            f"# then create it again, with {name}={uri}"
+        )
     return call(
         "cloudformation",
         "update_stack",
@@ -85,10 +91,14 @@ def redeploy(e: Evidence) -> str:
 
 
 def logical_id(e: Evidence, kind: str, physical: str = "") -> str:
-    """The name in the template of the resource of this type (and with this physical id, if there are several)."""
+    """The name in the template of the resource of this type, and with this physical id if there are several: "" when none
+    of them has it."""
     found = [r for r in e.many("stack_resources") if r.get("ResourceType") == kind]
-    exact = [r for r in found if physical and r.get("PhysicalResourceId") == physical]
-    for resource in exact or found:
+    if physical and len(found) > 1:
+        found = [r for r in found if r.get("PhysicalResourceId") == physical]
+        if not found:
+            return ""
+    for resource in found:
         if resource.get("LogicalResourceId"):
             return resource["LogicalResourceId"]
     match = re.search(rf"^ +(\w+):\s*\n\s+Type: {re.escape(kind)}\s*$", e.text("template"), re.MULTILINE)
@@ -126,10 +136,16 @@ def in_template(e: Evidence, kind: str, pattern: str, physical: str = "") -> str
     return next((line.strip() for line in lines[begin:end] if re.search(pattern, line)), "")
 
 
+def value_of(e: Evidence, kind: str, name: str, physical: str = "") -> str:
+    """A property's value as the template has it, without quotes and comment; "" for none."""
+    line = in_template(e, kind, rf"^\s+{name}:", physical)
+    return re.sub(r"\s+#.*$", "", line.partition(":")[2]).strip().strip("'\"")
+
+
 def _block(lines: list[str], name: str) -> tuple[int, int]:
     """Where a resource begins and ends; (0, 0) when it is not there."""
     begin = next((n for n, line in enumerate(lines) if re.fullmatch(rf" +{re.escape(name)}:\s*", line)), None)
-    if begin is None:
+    if begin is None or not name:
         return 0, 0
     depth = _indent(lines[begin])
     for number in range(begin + 1, len(lines)):

@@ -12,7 +12,10 @@ from helpers.diagnosis.network import acls_open, security_group, timeouts_of
 
 GROUP, SERVICE = "AWS::ElasticLoadBalancingV2::TargetGroup", "AWS::ECS::Service"
 CODES = r"failed with these codes: \[([\d, ]+)\]|ResponseCodeMismatch"
-HEALTH = r"health checks?|is unhealthy in|FailedHealthChecks|Target\.(Timeout|ResponseCodeMismatch)"
+HEALTH = (
+    r"(?<!container )health checks?|is unhealthy in|FailedHealthChecks|Target\.(Timeout|ResponseCodeMismatch)"
+)
+CONTAINER = r"failed container health checks"
 ANSWERED = r"Target\.(FailedHealthChecks|ResponseCodeMismatch)"
 SHORT = 60  # seconds of grace, or less, that an app which is slow to start may need more than (a guess)
 
@@ -61,6 +64,9 @@ def health_check_port(e: Evidence) -> list[Finding]:
         ]
         fix = _modify(group, HealthCheckPort="traffic-port")
         cause = f"The health check asks on port {checked}, while the app is on port {port}."
+        if checked in _ports(e):  # on purpose: the task listens there as well
+            decide = f"the app's log: does it listen on port {checked}, too?"
+            return [Finding(cause, POSSIBLE if symptom else NOTED, tuple(evidence), fix, decide)]
         return [Finding(cause, PROVEN if symptom else SHOWN, tuple(evidence), fix)]
     variables = {v.get("name"): v.get("value") for v in e.container.get("environment") or []}
     own = variables.get("PORT")
@@ -90,7 +96,7 @@ def grace_period(e: Evidence) -> list[Finding]:
     symptom = _symptom(e)
     grace = e.service.get("healthCheckGracePeriodSeconds") or 0
     meant = _meant_grace(e)
-    killed = [t for t in e.failed_tasks if re.search("health check", words(t), re.I)]
+    killed = [t for t in e.failed_tasks if re.search("ELB health check", words(t), re.I)]
     drifted = meant is not None and grace < meant
     if not e.service or not e.service.get("loadBalancers") or not symptom or not (killed or drifted):
         return []
@@ -134,6 +140,32 @@ def grace_period(e: Evidence) -> list[Finding]:
     )
     decide = "the app's log: how long from its first line until it listens"
     return [Finding(cause, weight, tuple(evidence), fix, decide)]
+
+
+def container_health_check(e: Evidence) -> list[Finding]:
+    """A task that its own container's health check gave up: the definition's, not the target group's."""
+    said = e.said(CONTAINER, 2)
+    if not said:
+        return []
+    asked = e.container.get("healthCheck") or {}
+    command = " ".join(asked.get("command") or []) or "its command"
+    evidence = [*said, f"ecs describe_task_definition, healthCheck: {asked or 'none'}"]
+    evidence += e.logged(r"not found|no such file", 1)
+    grace = asked.get("startPeriod") or 0
+    cause = (
+        f"The container's own health check fails: {command}. Often the program that it calls (curl, say) is not in the "
+        f"image, or the app is not up within startPeriod, {grace} s."
+    )
+    fix = fixes.diff(
+        e,
+        "AWS::ECS::TaskDefinition",
+        "HealthCheck: {Command: [CMD-SHELL, <a program of the image>], StartPeriod: 60}",
+        removed="HealthCheck:",
+        after="Image:",
+    )
+    fix += "\nor none at all: behind a load balancer the target group asks already"
+    decide = f"docker run --rm --entrypoint sh <image> -c '{command}; echo $?', while the app runs in it"
+    return [Finding(cause, LIKELY, tuple(evidence), fix, decide)]
 
 
 def slow_answers(e: Evidence) -> list[Finding]:
@@ -181,7 +213,13 @@ def _mismatches(e: Evidence) -> list[str]:
 
 
 def _group(e: Evidence) -> dict:
-    return next(iter(e.many("target_groups")), {})
+    return e.target_group
+
+
+def _ports(e: Evidence) -> set[str]:
+    """Where the task's containers listen, as their definition has it."""
+    containers = e.one("task_definition").get("containerDefinitions") or []
+    return {str(p.get("containerPort")) for c in containers for p in c.get("portMappings") or []}
 
 
 def _modify(group: dict, **settings: Any) -> str:
@@ -191,20 +229,18 @@ def _modify(group: dict, **settings: Any) -> str:
 
 def _meant(e: Evidence, name: str) -> str:
     """A property of the target group as the template and its parameters have it; "" when that is not plain text."""
-    line = fixes.in_template(e, GROUP, rf"^\s+{name}:")
-    value = line.partition(":")[2].strip().strip("'\"")
+    value = fixes.value_of(e, GROUP, name, _group(e).get("TargetGroupArn") or "")
     if value.startswith("!Ref "):
         key = value.removeprefix("!Ref ").strip()
         given = {
             p.get("ParameterKey"): p.get("ParameterValue") for p in e.one("stack").get("Parameters") or []
         }
         return given.get(key) or ""
-    return "" if value.startswith("!") else value
+    return "" if value.startswith(("!", "{")) else value
 
 
 def _meant_grace(e: Evidence) -> int | None:
-    line = fixes.in_template(e, SERVICE, r"^\s+HealthCheckGracePeriodSeconds:")
-    value = line.partition(":")[2].strip().strip("'\"")
+    value = fixes.value_of(e, SERVICE, "HealthCheckGracePeriodSeconds", e.service.get("serviceArn") or "")
     return int(value) if value.isdigit() else None
 
 

@@ -26,6 +26,7 @@ ARN = re.compile(
 # Said of an image for another kind of machine: by the kernel in the log, by the registry's client before the start.
 PLATFORM = r"descriptor (matching|for) platform|no match for platform|no matching manifest for"
 FORMAT = r"exec format error"
+LIMIT = r"toomanyrequests|reached your (unauthenticated )?pull rate limit|429 Too Many Requests"
 
 
 def image_reference(e: Evidence) -> list[Finding]:
@@ -82,6 +83,23 @@ def image_missing(e: Evidence) -> list[Finding]:
     return [Finding(cause, weight, tuple(evidence), fix, decide)]
 
 
+def pull_limit(e: Evidence) -> list[Finding]:
+    """A public registry that gives no more images for a while: Docker Hub counts pulls by address."""
+    said = e.said(LIMIT)
+    if not said:
+        return []
+    image = e.container.get("image") or "<image>"
+    name = image.rsplit("/", 1)[-1]
+    official = f"public.ecr.aws/docker/library/{name}"
+    fix = (
+        "Take the image from another registry: Amazon's public gallery has a copy of Docker's official ones\n"
+        + fixes.new_image(e, official)
+        + "\nor put it into a repository of your own, by an ECR pull-through cache rule or docker push"
+    )
+    cause = f"The registry of {image} gives no more pulls for now: it limits them for those who are not logged in."
+    return [Finding(cause, PROVEN, (*said, f"ecs describe_task_definition, image: {image}"), fix)]
+
+
 def _images(e: Evidence, image: str) -> str:
     """The call that lists what is in the image's repository, in the account and region that its URI names."""
     parts, host = ECR.match(image), HOST.match(image)
@@ -100,7 +118,8 @@ def architecture(e: Evidence) -> list[Finding]:
     said = e.said(f"{PLATFORM}|{FORMAT}") + e.logged(FORMAT)
     manifest = e.one("image_platforms").get("platforms") or []
     docker = "amd64" if wanted == "X86_64" else "arm64"
-    mismatch = bool(manifest) and docker not in manifest
+    known = e.on_fargate or bool(platform.get("cpuArchitecture"))  # elsewhere it is the machine's
+    mismatch = known and bool(manifest) and docker not in manifest
     if not said and not mismatch:
         return []
     evidence = [*said, f"ecs describe_task_definition, runtimePlatform: {wanted}"]

@@ -9,6 +9,7 @@ from itertools import product
 from helpers.diagnosis import fixes
 from helpers.diagnosis.facts import Evidence
 from helpers.diagnosis.finding import NOTED, POSSIBLE, PROVEN, SHOWN, Finding
+from helpers.diagnosis.image import ECR
 from helpers.diagnosis.reach import (
     ANSWERS,
     HTTPS,
@@ -27,7 +28,7 @@ NO_WAY = (
     r"There is a connection issue between the task and|no such host"
 )
 STARTING = r"ResourceInitializationError|CannotPull\w*Error|unable to place a task|unable to pull"
-NEEDED = ("ecr.api", "ecr.dkr", "s3", "logs")
+SECRET = r"secrets? from (asm|ssm)|registry auth from asm|fetch secret|EFS"  # said of a way to elsewhere
 
 
 def security_group(e: Evidence) -> list[Finding]:
@@ -49,7 +50,7 @@ def security_group(e: Evidence) -> list[Finding]:
     decide = fixes.call(
         "elbv2",
         "describe_target_health",
-        TargetGroupArn=next((g.get("TargetGroupArn") for g in e.many("target_groups")), "<target group>"),
+        TargetGroupArn=e.target_group.get("TargetGroupArn") or "<target group>",
     )
     if inward is False:
         own, other = tasks[0].get("GroupId", ""), sources[0]
@@ -62,7 +63,7 @@ def security_group(e: Evidence) -> list[Finding]:
         if not e.network.get("securityGroups"):
             return [replace(_default_group(e, weight, evidence, own, other, port), decide=decide)]
         cause = f"The tasks' security group {own} lets nothing in from the load balancer's {other} on port {port}."
-        fix = fixes.open_port("ingress", own, port, UserIdGroupPairs=[{"GroupId": other}])
+        fix = fixes.open_port("ingress", own, port, UserIdGroupPairs=[{"GroupId": other}]) + fixes.DRIFT
         return [Finding(cause, weight, tuple(evidence), fix, decide)]
     if not outward:
         own = sources[0]
@@ -224,7 +225,13 @@ def _told(groups: list[dict], side: str) -> str:
 
 def no_way_out(e: Evidence) -> list[Finding]:
     """From the task's subnet to ECR, S3 and CloudWatch Logs."""
-    said = [line for line in e.said(NO_WAY) if re.search(STARTING, line, re.I)]
+    said = [
+        line
+        for line in e.said(NO_WAY)
+        if re.search(STARTING, line, re.I) and not re.search(SECRET, line, re.I)
+    ]
+    if not said and not e.on_fargate:
+        return []  # a machine of one's own pulls and logs by its own way
     closed = [(subnet, why) for subnet in e.network.get("subnets") or [] if (why := _closed(e, subnet))]
     groups = _groups_of_tasks(e)
     shut = bool(groups) and lets_out(groups, HTTPS) is False
@@ -273,7 +280,7 @@ def _closed(e: Evidence, subnet: str) -> str:
     if not e.has("endpoints"):
         return ""
     names = [endpoint.get("ServiceName") or "" for endpoint in e.many("endpoints")]
-    lacking = [name for name in NEEDED if not any(each.endswith(f".{name}") for each in names)]
+    lacking = [name for name in _needed(e) if not any(each.endswith(f".{name}") for each in names)]
     if not lacking:
         return ""
     if route:
@@ -282,6 +289,13 @@ def _closed(e: Evidence, subnet: str) -> str:
             f"endpoint for {', '.join(lacking)}"
         )
     return f"there is no default route, and no endpoint for {', '.join(lacking)}"
+
+
+def _needed(e: Evidence) -> list[str]:
+    """The endpoints without which a task in a closed subnet does not start: for its image, and for its log."""
+    logs = (e.container.get("logConfiguration") or {}).get("logDriver") == "awslogs"
+    image = e.container.get("image") or ""
+    return [*(["ecr.api", "ecr.dkr", "s3"] if ECR.match(image) else []), *(["logs"] if logs else [])]
 
 
 def _way(e: Evidence, closed: list[tuple[str, str]]) -> str:
@@ -302,12 +316,15 @@ def _way(e: Evidence, closed: list[tuple[str, str]]) -> str:
                 "create_route",
                 RouteTableId=table,
                 DestinationCidrBlock="0.0.0.0/0",
-                GatewayId="<internet or NAT gateway>",
+                NatGatewayId="<NAT gateway>",
             )
             for table in dict.fromkeys(t.get("RouteTableId") or "<route table>" for t in tables)
         ]
         route = "\n".join(calls)
-        return f"{route}\nor interface endpoints for ecr.api, ecr.dkr and logs, and a gateway endpoint for s3"
+        return (
+            f"{route}\nor GatewayId, an internet gateway: that makes the subnet public, and the tasks need assignPublicIp "
+            "ENABLED\nor interface endpoints for ecr.api, ecr.dkr and logs, and a gateway endpoint for s3"
+        )
     kind = "AWS::ECS::Service"
     if fixes.in_template(e, kind, "AssignPublicIp: *.?ENABLED"):
         return public

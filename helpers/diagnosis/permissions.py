@@ -31,6 +31,11 @@ def allows(documents: Iterable[Document], action: str, resource: str) -> bool | 
     return None if denied and allowed else allowed
 
 
+def anywhere(document: Document) -> Document:
+    """A resource's own policy, whose statements name no resource: it is theirs."""
+    return {"Statement": [{"Resource": "*", **statement} for statement in _statements([document])]}
+
+
 def trusts(document: Document | None, service: str) -> bool | None:
     """Whether a role's trust policy lets this service assume it; a Condition (aws:SourceAccount, say) counts as met."""
     if not document:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from helpers.diagnosis import fixes
 from helpers.diagnosis.facts import Evidence, last
 from helpers.diagnosis.finding import LIKELY, POSSIBLE, PROVEN, SHOWN, Finding
 from helpers.diagnosis.image import ECR, HOST
-from helpers.diagnosis.permissions import allows, services_trusted, trusts
+from helpers.diagnosis.permissions import allows, anywhere, services_trusted, trusts
 
 ROLE = "AWS::IAM::Role"
 PRINCIPAL = "ecs-tasks.amazonaws.com"
-ASSUME = r"unable to assume the role"
+ASSUME = r"unable to assume the role"  # not: the service linked role, which is the account's
 PULL_ACTIONS = ("ecr:GetAuthorizationToken", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 LOG_ACTIONS = ("logs:CreateLogStream", "logs:PutLogEvents")
-MANAGED = "arn:aws:iam::aws:policy/service-role/AmazonECSTaskExecutionRolePolicy"
-TRUST = (
-    '\'\'\'{"Version": "2012-10-17", "Statement": [{"Effect": "Allow",\n'
-    f'        "Principal": {{"Service": "{PRINCIPAL}"}}, "Action": "sts:AssumeRole"}}]}}\'\'\''
-)
+MANAGED = "iam::aws:policy/service-role/AmazonECSTaskExecutionRolePolicy"
+SECRETS = r"unable to (retrieve|get) (secrets?|registry auth) from (asm|ssm)|failed to fetch secret|invalid ssm parameters"
+DENIED = r"AccessDenied|not authorized|Access to KMS is not allowed"
+UNREACHED = r"RequestCanceled|deadline exceeded|i/o timeout|send request failed|connection issue"
 
 
 def execution_role(e: Evidence) -> list[Finding]:
@@ -30,11 +30,11 @@ def execution_role(e: Evidence) -> list[Finding]:
     if missing:
         evidence = (*assume, f"iam get_role, {name}: {missing}")
         cause = f"The execution role {name} does not exist."
-        return [Finding(cause, PROVEN if assume else SHOWN, evidence, _create(name))]
+        return [Finding(cause, PROVEN if assume else SHOWN, evidence, _create(e, name))]
     said = e.said(r"not authorized to perform: ecr:|AccessDenied\w*.*ecr[:.]|ecr:GetAuthorizationToken")
     denied = [action for action in PULL_ACTIONS if _allowed(e, action) is False]
     forbidden = [line for line in e.said(r"\b403\b|Forbidden") if "Pull" in line or "pull" in line]
-    if e.has("task_definition") and not e.one("task_definition").get("executionRoleArn") and _in_ecr(e):
+    if _lacks_a_role(e):
         evidence = (*said, *forbidden, "ecs describe_task_definition: it names no execution role")
         cause = "The task definition names no execution role: ECS pulls from ECR, and writes logs, with one."
         fix = fixes.diff(e, "AWS::ECS::TaskDefinition", "ExecutionRoleArn: !GetAtt TaskExecutionRole.Arn")
@@ -55,7 +55,7 @@ def execution_role(e: Evidence) -> list[Finding]:
 
 def log_permissions(e: Evidence) -> list[Finding]:
     said = e.said(r"not authorized to perform: logs:|AccessDenied\w*.*logs[:.]|create stream.*AccessDenied")
-    actions = LOG_ACTIONS if _group(e) else ()
+    actions = LOG_ACTIONS if _group(e) and e.on_fargate else ()  # elsewhere the machine's role writes the log
     denied = [action for action in actions if _allowed(e, action) is False]
     if e.one("execution_role").get("missing") or (not said and not denied):
         return []
@@ -96,11 +96,56 @@ def trust_policy(e: Evidence) -> list[Finding]:
         weight = POSSIBLE
     fix = (
         f'boto3.client("iam").update_assume_role_policy(\n    RoleName="{name}",\n'
-        f"    PolicyDocument={TRUST},\n)"
+        f"    PolicyDocument={_trust(e)},\n)"
     )
     decide = fixes.call("iam", "get_role", RoleName=name) + "  # its AssumeRolePolicyDocument"
     cause = f"ECS may not take on the role {name}: its trust policy does not name {PRINCIPAL}."
     return [Finding(cause, weight, tuple(evidence), fix, decide)]
+
+
+def secrets(e: Evidence) -> list[Finding]:
+    """A value that the definition names under `secrets` could not be fetched: ECS fetches it with the execution role."""
+    said = e.said(SECRETS)
+    if not said:
+        return []
+    words, named = " ".join(said), [s.get("valueFrom") or "" for s in e.container.get("secrets") or []]
+    evidence = [*said, *(f"ecs describe_task_definition, secrets: valueFrom {value}" for value in named[:2])]
+    secret = next((value for value in named if value), "<the secret's ARN>")
+    action = "ssm:GetParameters" if re.search(r"\bssm\b", words) else "secretsmanager:GetSecretValue"
+    name = _name(e)
+    if re.search(DENIED, words):
+        kms = "; and kms:Decrypt on its key, where that is one of your own" if "KMS" in words else ""
+        cause = f"The execution role {name} may not read a secret of the task definition: {action} is not allowed{kms}."
+        fix = _statement(e, "read-secrets", {secret: [action]})
+        decide = _simulate(e, [action], secret)
+        return [Finding(cause, PROVEN, tuple(evidence), fix, decide)]
+    if re.search(UNREACHED, words):
+        service = "ssm" if action.startswith("ssm") else "secretsmanager"
+        cause = f"The tasks do not reach the service {service}, from which a secret of theirs comes."
+        fix = (
+            f"an interface endpoint for {service} in the tasks' subnets whose security group lets them in on 443, or a way "
+            "to the internet: a public address, or a NAT gateway"
+        )
+        decide = fixes.call("ec2", "describe_vpc_endpoints")
+        return [Finding(cause, SHOWN, tuple(evidence), fix, decide)]
+    cause = "A secret that the task definition names is not there, or has not the key that is asked of it."
+    decide = fixes.call("secretsmanager", "describe_secret", SecretId=secret)
+    return [Finding(cause, SHOWN, tuple(evidence), "Correct valueFrom in the task definition.", decide)]
+
+
+def _trust(e: Evidence) -> str:
+    """A trust policy for ECS's tasks of this account alone, as the course's templates have it."""
+    return (
+        '\'\'\'{"Version": "2012-10-17", "Statement": [{"Effect": "Allow",\n'
+        f'        "Principal": {{"Service": "{PRINCIPAL}"}}, "Action": "sts:AssumeRole",\n'
+        f'        "Condition": {{"StringEquals": {{"aws:SourceAccount": "{e.where[1] or "<account>"}"}}}}}}]}}\'\'\''
+    )
+
+
+def _lacks_a_role(e: Evidence) -> bool:
+    """On Fargate an image of ECR needs an execution role; on machines of one's own theirs does."""
+    definition = e.one("task_definition")
+    return bool(definition) and e.on_fargate and not definition.get("executionRoleArn") and _in_ecr(e)
 
 
 def _arn(e: Evidence) -> str:
@@ -126,11 +171,24 @@ def _group(e: Evidence) -> str:
 
 
 def _allowed(e: Evidence, action: str) -> bool | None:
-    """None where it is not certain: policies that were not read, or with conditions; an image that is not in ECR."""
+    """None where it is not certain: policies that were not read, or with conditions; an image that is not in ECR; a
+    repository whose own policy may allow it."""
     if not e.has("execution_policies") or (action.startswith("ecr:") and not _in_ecr(e)):
         return None
     documents = [policy.get("document") or {} for policy in e.many("execution_policies")]
-    return allows(documents, action, _on(e, action))
+    allowed = allows(documents, action, _on(e, action))
+    return None if allowed is False and _by_the_repository(e, action) else allowed
+
+
+def _by_the_repository(e: Evidence, action: str) -> bool:
+    """Whether the repository's policy may allow what the role's do not: it does not tell a token, which is of no one."""
+    if not action.startswith("ecr:") or action == "ecr:GetAuthorizationToken":
+        return False
+    answer = e.one("repository_policy")
+    if not answer:
+        return True
+    document = json.loads(answer.get("policyText") or "{}")
+    return "missing" not in answer and allows([anywhere(document)], action, "*") is not False
 
 
 def _on(e: Evidence, action: str) -> str:
@@ -138,15 +196,15 @@ def _on(e: Evidence, action: str) -> str:
     if action == "ecr:GetAuthorizationToken":
         return "*"
     region = e.one("names").get("region") or "us-east-1"
-    account = (_arn(e).split(":") + [""] * 5)[4] or "123456789012"
+    partition, account = e.where
     if action.startswith("logs:"):
         region = _log_options(e).get("awslogs-region") or region
-        return f"arn:aws:logs:{region}:{account}:log-group:{_group(e)}:log-stream:ecs/app/1"
+        return f"arn:{partition}:logs:{region}:{account}:log-group:{_group(e)}:log-stream:ecs/app/1"
     image = e.container.get("image") or ""
     parts, host = ECR.match(image), HOST.match(image)
     if not parts or not host:
         return "*"
-    return f"arn:aws:ecr:{host['region']}:{host['account']}:repository/{parts['repository']}"
+    return f"arn:{partition}:ecr:{host['region']}:{host['account']}:repository/{parts['repository']}"
 
 
 def _simulate(e: Evidence, actions: list[str], resource: str) -> str:
@@ -164,20 +222,28 @@ def _grant(e: Evidence, name: str, actions: list[str]) -> str:
     """A policy of its own beside the others, as narrow as IAM allows: only the token wants any resource."""
     on: dict[str, list[str]] = {}
     for action in actions:
-        on.setdefault(_on(e, action).replace("log-stream:ecs/app/1", "*"), []).append(f'"{action}"')
+        on.setdefault(_on(e, action).replace("log-stream:ecs/app/1", "*"), []).append(action)
+    return _statement(e, name, on)
+
+
+def _statement(e: Evidence, name: str, on: dict[str, list[str]]) -> str:
+    """`on`: by resource, the actions that are allowed on it."""
+    quoted = {resource: ", ".join(f'"{action}"' for action in actions) for resource, actions in on.items()}
     statements = ",\n".join(
-        f'        {{"Effect": "Allow", "Action": [{", ".join(each)}],\n         "Resource": "{resource}"}}'
-        for resource, each in on.items()
+        f'        {{"Effect": "Allow", "Action": [{actions}],\n         "Resource": "{resource}"}}'
+        for resource, actions in quoted.items()
     )
     return (
         f'boto3.client("iam").put_role_policy(\n    RoleName="{_name(e)}", PolicyName="{name}",\n'
         f"    PolicyDocument='''{{\"Version\": \"2012-10-17\", \"Statement\": [\n{statements}]}}''',\n)\n"
         + fixes.redeploy(e)
+        + fixes.DRIFT
     )
 
 
-def _create(name: str) -> str:
+def _create(e: Evidence, name: str) -> str:
+    managed = f"arn:{e.where[0]}:{MANAGED}"
     return (
-        f'boto3.client("iam").create_role(\n    RoleName="{name}",\n    AssumeRolePolicyDocument={TRUST},\n)\n'
-        + fixes.call("iam", "attach_role_policy", RoleName=name, PolicyArn=MANAGED)
+        f'boto3.client("iam").create_role(\n    RoleName="{name}",\n    AssumeRolePolicyDocument={_trust(e)},\n)\n'
+        + fixes.call("iam", "attach_role_policy", RoleName=name, PolicyArn=managed)
     )

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from helpers.diagnosis import fixes
 from helpers.diagnosis.facts import Evidence
-from helpers.diagnosis.finding import LIKELY, NOTED, PROVEN, SHOWN, Finding
+from helpers.diagnosis.finding import NOTED, POSSIBLE, PROVEN, SHOWN, Finding
 
 DIMENSION = "ecs:service:DesiredCount"
 SETTLES = timedelta(minutes=20)  # a new alarm has its data by then: the low one looks at fifteen minutes
@@ -59,7 +59,9 @@ def metric_gaps(e: Evidence) -> list[Finding]:
             after="TargetTrackingScalingPolicyConfiguration:",
         )
     )
-    return [Finding(cause, PROVEN, tuple(evidence), fix)]
+    # Requests that nobody sends are no datapoint, and at the minimum there is nothing to scale in.
+    quiet = "RequestCount" in metric and not _above_minimum(e)
+    return [Finding(cause, NOTED if quiet else PROVEN, tuple(evidence), fix)]
 
 
 def two_policies(e: Evidence) -> list[Finding]:
@@ -82,9 +84,11 @@ def two_policies(e: Evidence) -> list[Finding]:
         f"{bounds.get('MinCapacity')}"
     )
     if ready and blocking:
-        weight = PROVEN if _above_minimum(e) else LIKELY
+        # Perhaps it is meant so: then more tasks make the other policy's metric smaller, and it agrees one day.
+        weight = POSSIBLE if _above_minimum(e) else NOTED
         cause = (
-            f"Two policies scale the service: {ready[0]} would scale in, and {blocking[0]} does not agree."
+            f"Two policies scale the service: {ready[0]} would scale in, and {blocking[0]} does not agree. If its metric "
+            "does not fall when there are more tasks, as memory often does not, it never will."
         )
         chosen = blocking[0]
     else:
@@ -112,11 +116,10 @@ def two_policies(e: Evidence) -> list[Finding]:
 def scale_in_held(e: Evidence) -> list[Finding]:
     """AlarmLow calls for fewer tasks, and there are more than the minimum: what holds it."""
     bounds = _bounds(e)
-    low = [a for a in e.many("alarms") if "AlarmLow" in (a.get("AlarmName") or "")]
-    calling = [a for a in low if a.get("StateValue") == "ALARM"]
+    calling = [a for a in _lows(e) if a.get("StateValue") == "ALARM"]
     if not bounds or not calling or not _above_minimum(e):
         return []
-    now, since = e.answers.get("now"), calling[0].get("StateUpdatedTimestamp")
+    since = calling[0].get("StateUpdatedTimestamp")
     counts = f"{e.service.get('desiredCount')} tasks, the minimum is {bounds.get('MinCapacity')}"
     evidence = [
         f"cloudwatch describe_alarms, {calling[0].get('AlarmName')}: ALARM since {since}",
@@ -154,7 +157,6 @@ def scale_in_held(e: Evidence) -> list[Finding]:
         )
         return [Finding("The policy may not scale in: DisableScaleIn is true.", PROVEN, tuple(evidence), fix)]
     deploying = len(e.deployments) > 1 or e.primary.get("rolloutState") == "IN_PROGRESS"
-    long = not (now and since) or now - since > HELD
     if deploying:
         evidence.append(
             f"ecs describe_services: {len(e.deployments)} deployments, the primary is "
@@ -163,8 +165,18 @@ def scale_in_held(e: Evidence) -> list[Finding]:
         cause = "Scaling in is held while a deployment goes on; scaling out is not."
         fix = "Nothing to mend: it goes on when the deployment is complete. If that never is, mend what holds it."
         decide = fixes.call("ecs", "describe_services", cluster=e.cluster, services=[e.service_name])
-        return [Finding(cause, SHOWN if long else NOTED, tuple(evidence), fix, decide)]
+        return [Finding(cause, SHOWN if _long(e, calling[0]) else NOTED, tuple(evidence), fix, decide)]
     return []
+
+
+def _lows(e: Evidence) -> list[dict]:
+    return [a for a in e.many("alarms") if "AlarmLow" in (a.get("AlarmName") or "")]
+
+
+def _long(e: Evidence, alarm: dict) -> bool:
+    """Whether an alarm is in its state for longer than a cooldown; so, too, when that is not known."""
+    now, since = e.answers.get("now"), alarm.get("StateUpdatedTimestamp")
+    return not (now and since) or now - since > HELD
 
 
 def _bounds(e: Evidence) -> dict:

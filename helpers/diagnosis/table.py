@@ -30,6 +30,7 @@ class Rule:
     layer: str
     symptom: str
     look: Callable[[Evidence], list[Finding]]
+    though_well: bool = False  # whether it can be trouble while every task runs and answers
 
 
 RULES = {
@@ -39,17 +40,24 @@ RULES = {
         Rule(
             "target-group-unattached", "template", "CreateService is refused", stack.target_group_unattached
         ),
-        Rule("resource-id", "template", "the scalable target is refused", stack.resource_id),
+        Rule(
+            "resource-id", "template", "the scalable target is refused", stack.resource_id, though_well=True
+        ),
         Rule("trust-policy", "role", "no task is launched", role.trust_policy),
         Rule("capacity", "account", "unable to place a task: no room, or no quota", capacity.capacity),
         Rule(
+            "service-linked-role", "account", "CreateService is refused, once", capacity.service_linked_role
+        ),
+        Rule(
             "execution-role", "role", "ResourceInitializationError, or 403 at the pull", role.execution_role
         ),
+        Rule("secrets", "role", "ResourceInitializationError: secret from asm, or ssm", role.secrets),
         Rule("no-way-out", "network", "ResourceInitializationError: timeout", network.no_way_out),
         Rule(
             "image-reference", "image", "CannotPullContainerError: invalid reference", image.image_reference
         ),
         Rule("image-missing", "image", "CannotPullContainerError: not found", image.image_missing),
+        Rule("pull-limit", "image", "CannotPullContainerError: toomanyrequests", image.pull_limit),
         Rule("architecture", "image", "exec format error", image.architecture),
         Rule("log-group-missing", "log", "failed to validate logger args: not found", logs.log_group_missing),
         Rule("log-permissions", "role", "failed to validate logger args: denied", role.log_permissions),
@@ -66,18 +74,36 @@ RULES = {
         Rule(
             "slow-answers", "health check", "Target.Timeout, and the way is open", health_check.slow_answers
         ),
+        Rule(
+            "container-health-check",
+            "health check",
+            "Task failed container health checks",
+            health_check.container_health_check,
+        ),
         Rule("grace-period", "health check", "tasks replaced while they start", health_check.grace_period),
-        Rule("sigterm-lost", "app", "502 at each deployment", app.sigterm_lost),
-        Rule("keep-alive", "app", "502 now and then", app.keep_alive),
-        Rule("two-policies", "scaling", "it does not scale in", scaling.two_policies),
-        Rule("scale-in-held", "scaling", "it does not scale in", scaling.scale_in_held),
-        Rule("metric-gaps", "scaling", "it does not scale at all", scaling.metric_gaps),
-        Rule("desired-count", "template", "an update resets the number of tasks", template.desired_count),
-        Rule("repository-not-empty", "stack", "DELETE_FAILED", stack.repository_not_empty),
+        Rule("sigterm-lost", "app", "502 at each deployment", app.sigterm_lost, though_well=True),
+        Rule("keep-alive", "app", "502 now and then", app.keep_alive, though_well=True),
+        Rule("two-policies", "scaling", "it does not scale in", scaling.two_policies, though_well=True),
+        Rule("scale-in-held", "scaling", "it does not scale in", scaling.scale_in_held, though_well=True),
+        Rule("metric-gaps", "scaling", "it does not scale at all", scaling.metric_gaps, though_well=True),
+        Rule(
+            "desired-count",
+            "template",
+            "an update resets the number of tasks",
+            template.desired_count,
+            though_well=True,
+        ),
+        Rule("repository-not-empty", "stack", "DELETE_FAILED", stack.repository_not_empty, though_well=True),
         # What comes of a cause, and makes it worse.
         Rule("no-circuit-breaker", "stack", "the stack hangs for hours", stack.no_circuit_breaker),
-        Rule("breaker-rolled-back", "stack", "the old version runs", stack.breaker_rolled_back),
-        Rule("stack-stuck", "stack", "the stack takes no update", stack.stack_stuck),
+        Rule(
+            "breaker-rolled-back",
+            "stack",
+            "the old version runs",
+            stack.breaker_rolled_back,
+            though_well=True,
+        ),
+        Rule("stack-stuck", "stack", "the stack takes no update", stack.stack_stuck, though_well=True),
     )
 }
 

@@ -17,8 +17,9 @@ def desired_count(e: Evidence) -> list[Finding]:
     desired = e.service.get("desiredCount")
     if not bounds or desired is None:
         return []
-    line = fixes.in_template(e, SERVICE, r"^\s+DesiredCount:")
-    fixed = line.partition(":")[2].strip().strip("'\"")
+    own = e.service.get("serviceArn") or ""
+    line = fixes.in_template(e, SERVICE, r"^\s+DesiredCount:", own)
+    fixed = fixes.value_of(e, SERVICE, "DesiredCount", own)
     scaled = _last_scaled(e)
     reset = scaled is not None and scaled != desired
     low, high = bounds.get("MinCapacity") or 0, bounds.get("MaxCapacity") or desired
@@ -73,4 +74,5 @@ def _back(e: Evidence, count: int | None) -> str:
 
 
 def _without(e: Evidence, line: str) -> str:
-    return fixes.diff(e, SERVICE, "", removed="DesiredCount:") or f"-      {line}"
+    own = e.service.get("serviceArn") or ""
+    return fixes.diff(e, SERVICE, "", removed="DesiredCount:", physical=own) or f"-      {line}"

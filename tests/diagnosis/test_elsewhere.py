@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import boto3
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
+from helpers.diagnosis import fixes
 from helpers.diagnosis.evidence import gather
 from helpers.diagnosis.facts import Evidence
 from helpers.diagnosis.image import image_missing
@@ -109,3 +112,16 @@ def test_that_another_region_is_not_reached_leaves_the_rest(aws, monkeypatch):
     assert "EndpointConnectionError" in evidence.unread["log_groups"]
     assert evidence.has("image")
     assert evidence.has("scalable_targets")
+
+
+def test_a_template_of_json_is_looked_into_as_one_of_yaml(aws):
+    shop.open_shop(aws)
+    service = {"Type": "AWS::ECS::Service", "Properties": {"DesiredCount": 2, "Cluster": {"Ref": "Cluster"}}}
+    aws["cloudformation", "DescribeStacks"] = {
+        "Stacks": [{"StackName": "shop", "StackStatus": "UPDATE_COMPLETE", "CreationTime": START}]
+    }
+    aws["cloudformation", "GetTemplate"] = {"TemplateBody": json.dumps({"Resources": {"App": service}})}
+    aws.answers = Partly(aws.answers, refused("AccessDenied"))
+    evidence = gather("shop", "shop", "shop", START, "us-east-1")
+    assert fixes.value_of(evidence, "AWS::ECS::Service", "DesiredCount") == "2"
+    assert "-      DesiredCount: 2" in fixes.diff(evidence, "AWS::ECS::Service", "", removed="DesiredCount:")
