@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from helpers import session
 from helpers.calls import client, pages, polls
 from helpers.display import WIDTH, wrap
-from helpers.errors import TutorialError
+from helpers.errors import StackFailed, TutorialError
 from helpers.failures import is_failure
 from helpers.services import Service, service_of
 from helpers.templates import Diff, Finding, Findings, Template, template
@@ -137,7 +137,7 @@ class Trials:
         answer, doctor = Answer(NEVER), ""
         try:
             self._deploy(published)
-        except (ClientError, TutorialError) as error:
+        except (ClientError, StackFailed) as error:
             answer = answer_to(self.stack, error)
             refused = isinstance(error, ClientError)  # and would be again, whatever there is
             doctor = "" if refused else probable_cause(self.stack)
@@ -171,7 +171,7 @@ def gone(before: Findings, after: Findings) -> list[Finding]:
     return [finding for finding in before if known(finding) not in still]
 
 
-def answer_to(stack: str, error: ClientError | TutorialError) -> Answer:
+def answer_to(stack: str, error: ClientError | StackFailed) -> Answer:
     """Why a deployment ended with this error, as AWS's records say it."""
     if isinstance(error, ClientError):
         return Answer(AT_DEPLOY, error.response["Error"]["Message"])

@@ -348,3 +348,17 @@ def test_an_update_that_ended_before_it_was_cancelled_is_waited_for(monkeypatch)
     aws.cancel_update_stack = over
     trials.clear_away("shop")
     assert aws.asked[-1][0] == "describe_stacks"
+
+
+def test_what_is_not_awss_answer_is_none_and_leaves_the_stack_alone(monkeypatch):
+    def deploy(design: Template) -> None:
+        raise TutorialError("AWS time is paused, and nothing happens while it is.")
+
+    aws = OneStack(monkeypatch, "CREATE_COMPLETE")
+    monkeypatch.setattr(trials, "clear_away", lambda stack: aws.asked.append(("clear_away", {})))
+    tried = Trials("shop", deploy)
+    monkeypatch.setattr(trials, "_left", lambda stack: None)
+    with pytest.raises(TutorialError, match="paused"):
+        tried("taste", design("good"), design("better"))
+    assert tried.table.empty
+    assert not aws.asked

@@ -103,6 +103,7 @@ class Region:
 
         self.state, self.clock, self.why = state, clock, why
         self.here: Sandbox | None = None  # once it is ready
+        self.told = True  # whether its file says what `here` does
         self.ports_file = state / "ports.json"
         self.old_ports = _read_ports(self.ports_file)
         self.endpoint = self._endpoint(Endpoint)
@@ -246,7 +247,19 @@ class Region:
         if self.here is not None:
             paused, real, aws = self.clock.paused, time.time(), self.clock.time()
             self.here = replace(self.here, paused=paused, real_epoch=real, aws_epoch=aws)
+            self.told = False
+            self._write_down()
+
+    def _write_down(self) -> None:
+        if self.here is None or self.told:
+            return
+        try:
             self.here.write()
+            self.told = True
+        except (
+            OSError
+        ) as error:  # a full disk; the clock has changed already, and it is tried again in a second
+            log.warning("AWS time is not written down: %s", error)
 
     def run(self, still_held: Callable[[], bool]) -> None:
         """Serve until SIGTERM, until nobody has asked anything for `IDLE` real seconds, or until the state directory
@@ -284,6 +297,7 @@ class Region:
                     log.warning("the state directory was deleted: good night")
                     break
                 self._remember_ports()
+                self._write_down()
         finally:
             if still_held():
                 (self.state / "state.json").unlink(missing_ok=True)

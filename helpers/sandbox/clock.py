@@ -113,5 +113,5 @@ class AwsClock:
 
     def sleep(self, seconds: float) -> None:
         until = self.monotonic() + seconds
-        while (left := until - self.monotonic()) > 0 or self.paused:
-            time.sleep(LOOKS if self.paused else left)
+        while (paused := self.paused) or self.monotonic() < until:
+            time.sleep(LOOKS if paused else max(0.0, until - self.monotonic()))

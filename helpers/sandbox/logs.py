@@ -112,14 +112,17 @@ class AwsLogs:
 
     def step(self) -> None:
         with self.records.lock:
-            running = {arn: task.process for arn, task in self.records.tasks.items() if task.process}
-        for process in running.values():
+            tasks = self.records.tasks
+            running = [task.process for task in tasks.values() if task.process]
+            # Until then its record may still show the process, for as long as a pause: it would be followed anew.
+            over = [arn for arn in self._tails if arn not in tasks or tasks[arn].last_status == "STOPPED"]
+        for process in running:
             self.follow(process)
         for arn, tail in list(self._tails.items()):
             if not tail.done:
                 with self._delivering:
                     self._deliver(tail)
-            elif arn not in running:
+            elif arn in over:
                 del self._tails[arn]
         if self.clock.monotonic() >= self._prune_due:
             self._prune_due = self.clock.monotonic() + PRUNED_EVERY

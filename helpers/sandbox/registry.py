@@ -61,7 +61,7 @@ class Registry:
         self._images.mkdir(parents=True, exist_ok=True)
         self._clock, self._aws = clock, aws
         self._pushed: dict[tuple[str, str, str], datetime] = {}  # (region, repository, digest) → AWS time
-        self._lifecycle = LifecyclePolicies(clock, aws)
+        self._lifecycle = LifecyclePolicies(clock, aws, self._listed)
         self._tokens = Tokens(clock)
         self._distribution = distribution
         self._storage = Storage(distribution) if distribution else None

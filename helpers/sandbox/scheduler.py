@@ -88,10 +88,6 @@ class Scheduler:
     def operations(self) -> dict[tuple[str, str], Handler]:
         return {**self._ecs.operations(), **self._security_groups.operations()}
 
-    def service_records(self, region: str) -> list[Service]:
-        with self.records.lock:
-            return [service for service in self.services.values() if service.region == region]
-
     def settled(self, service: Service) -> bool:
         """Whether it is steady: one deployment, all desired tasks healthy, no other task about."""
         return service.steady_since is not None

@@ -31,8 +31,9 @@ from helpers.sandbox.cloudformation.records import (
 from helpers.sandbox.cloudformation.stack_operations import StackOperations
 from helpers.sandbox.cloudformation.template_inputs import TemplateInputs, capabilities_of
 from helpers.sandbox.cloudformation.template_language import TemplateError
-from helpers.sandbox.endpoint import ACCOUNT, READS, Aws, AwsError, Call
+from helpers.sandbox.endpoint import READS, Aws, AwsError, Call
 from helpers.sandbox.endpoint import Handler as ApiHandler
+from helpers.sandbox.partitions import arn_of
 from helpers.sandbox.resources import HANDLERS
 
 log = logging.getLogger("sandbox.stacks")
@@ -127,7 +128,7 @@ class CloudFormation:
                 f"1 validation error detected: Value '{name}' at 'stackName' failed to satisfy constraint: "
                 "Member must satisfy regular expression pattern: [a-zA-Z][-a-zA-Z0-9]*"
             )
-        stack_id = f"arn:aws:cloudformation:{region}:{ACCOUNT}:stack/{name}/{uuid.uuid4()}"
+        stack_id = arn_of("cloudformation", region, f"stack/{name}/{uuid.uuid4()}")
         return Stack(name, stack_id, region, self.clock.now())
 
     def _living(self, call: Call) -> Stack | None:
@@ -356,9 +357,11 @@ class CloudFormation:
         if stack.id not in self.stacks:
             self.stacks[stack.id] = stack
             self._engine.event(stack, None, "REVIEW_IN_PROGRESS", "User Initiated")
-        arn = f"arn:aws:cloudformation:{stack.region}:{ACCOUNT}:changeSet/{name}/{uuid.uuid4()}"
+        change_set_id = arn_of("cloudformation", stack.region, f"changeSet/{name}/{uuid.uuid4()}")
         changes = self._plan(stack, wanted)
-        change_set = ChangeSet(name, arn, kind, self.clock.now(), params.get("Description"), wanted, changes)
+        change_set = ChangeSet(
+            name, change_set_id, kind, self.clock.now(), params.get("Description"), wanted, changes
+        )
         if not changes and not (stack.wanted and outputs_differ(stack.wanted, wanted)):
             change_set.status, change_set.execution = "FAILED", "UNAVAILABLE"
             change_set.reason = (
@@ -367,7 +370,7 @@ class CloudFormation:
             )
         stack.change_sets[name] = change_set
         log.info("%s change set %s: %s, %d changes", stack.name, name, change_set.status, len(changes))
-        return {"Id": arn, "StackId": stack.id}
+        return {"Id": change_set_id, "StackId": stack.id}
 
     def _change_set(self, call: Call) -> tuple[Stack, ChangeSet]:
         asked = call.params["ChangeSetName"]

@@ -148,3 +148,21 @@ def test_sleeping_for_nothing_waits_for_the_end_of_a_pause():
 def test_a_speed_is_more_than_nothing():
     with pytest.raises(ValueError, match="more than 0"):
         AwsClock(0)
+
+
+def test_a_resume_between_two_looks_is_not_slept_before(machine, monkeypatch):
+    """Time goes on just when a sleeper has seen that it stands still, and has slept long enough by then."""
+    clock, slept = AwsClock(speed=30), []
+
+    class Hasty(AwsClock):
+        @property
+        def paused(self) -> bool:
+            stood = super().paused
+            self.resume()
+            return stood
+
+    clock.__class__ = Hasty
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: slept.append(seconds) or machine.pass_(seconds))
+    clock.pause()
+    clock.sleep(-1)
+    assert slept == [module.LOOKS]

@@ -111,6 +111,29 @@ def test_what_a_task_wrote_last_is_there_before_its_end_is_told_and_once(bench: 
     assert len(bench.lines()) == 2
 
 
+def test_a_task_that_ends_in_a_pause_is_read_once_and_into_its_own_region(bench: Bench) -> None:
+    """The scheduler stands still: the record shows the process until time goes on."""
+    asked: list[str] = []
+    bench.logs.aws = lambda service, region: asked.append(region) or bench.cloudwatch
+    bench.cloudwatch.create_log_group(logGroupName=GROUP)
+    bench.logs.open_stream(bench.task, bench.container(**{"awslogs-region": "eu-west-1"}))
+    bench.task.process, bench.task.last_status = None, "RUNNING"
+    bench.logs.follow(bench.process)
+    bench.process.say(b"listening\n")
+    bench.process.code = 0
+    for _ in range(4):
+        bench.logs.step()
+    bench.task.process = bench.process
+    for _ in range(4):
+        bench.logs.step()
+    bench.logs.deliver(bench.process)
+    bench.task.process, bench.task.last_status = None, "STOPPED"
+    bench.logs.step()
+    assert bench.lines() == ["listening"]
+    assert set(asked) == {"eu-west-1"}
+    assert not bench.logs._tails
+
+
 def test_a_long_output_is_read_in_pieces(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK", 100)
     monkeypatch.setattr(module, "CHUNKS", 3)

@@ -103,6 +103,18 @@ def push(ecr, text: str = "1", tag: str | None = "v1", layers: list[bytes] | Non
     return image["imageId"]["imageDigest"]
 
 
+def index_of(child: str) -> str:
+    """A manifest list of this image alone, for arm64."""
+    listed = {
+        "mediaType": OCI,
+        "digest": child,
+        "size": 1,
+        "platform": {"os": "linux", "architecture": "arm64"},
+    }
+    kind = "application/vnd.oci.image.index.v1+json"
+    return json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": [listed]})
+
+
 def described(ecr) -> dict[str, dict]:
     found = ecr.describe_images(repositoryName="shop")["imageDetails"]
     return {image["imageDigest"]: image for image in found}
@@ -282,6 +294,19 @@ def test_a_preview_tells_what_would_expire_of_the_images_that_are_there(ecr, clo
         }
     ]
     assert len(described(ecr)) == 2, "a preview changes nothing"
+
+
+def test_what_a_manifest_list_lists_does_not_expire_before_the_list(ecr, clock):
+    child = push(ecr, "of the list", None)
+    clock.advance(60)
+    put = ecr.put_image(repositoryName="shop", imageManifest=index_of(child), imageTag="v1")
+    clock.advance(60)
+    push(ecr, "new", "v2")
+    results = preview(ecr, clock, policy())["previewResults"]
+    index = put["image"]["imageId"]["imageDigest"]
+    assert [each["imageDigest"] for each in results] == [index]
+    ecr.batch_delete_image(repositoryName="shop", imageIds=[{"imageDigest": index}])
+    assert [each["imageDigest"] for each in preview(ecr, clock, policy())["previewResults"]] == [child]
 
 
 def test_a_days_rule_counts_days_of_aws_time(ecr, clock):
@@ -567,21 +592,7 @@ def test_what_cannot_be_reached_is_told(ecr, registry, reference, why):
 
 def test_an_index_is_asked_for_the_platform_and_a_single_image_is_not(ecr, registry):
     child = push(ecr)
-    index = json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.index.v1+json",
-            "manifests": [
-                {
-                    "mediaType": OCI,
-                    "digest": child,
-                    "size": 1,
-                    "platform": {"os": "linux", "architecture": "arm64"},
-                },
-            ],
-        }
-    )
-    ecr.put_image(repositoryName="shop", imageManifest=index, imageTag="from-a-laptop")
+    ecr.put_image(repositoryName="shop", imageManifest=index_of(child), imageTag="from-a-laptop")
     registry.find(f"{SHOP}:from-a-laptop", "linux/arm64")
     with pytest.raises(CannotPullContainer) as caught:
         registry.find(f"{SHOP}:from-a-laptop", "linux/amd64")

@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 from helpers.sandbox.autoscaling.tracking import ScaleOut
 from helpers.sandbox.clock import Clock
 from helpers.sandbox.endpoint import ACCOUNT, Aws, AwsError, Call, Handler
+from helpers.sandbox.partitions import arn_of, partition_of
 from helpers.sandbox.records import Records
 
 DIMENSION = "ecs:service:DesiredCount"
@@ -35,7 +36,7 @@ METRICS = {  # predefined metric: namespace, metric, statistic
 SUSPENDABLE = ("DynamicScalingInSuspended", "DynamicScalingOutSuspended", "ScheduledScalingSuspended")
 RESOURCE_LABEL = re.compile(r"(app/[^/]+/[^/]+)/(targetgroup/[^/]+/[^/]+)")
 ROLE = (
-    f"arn:aws:iam::{ACCOUNT}:role/aws-service-role/ecs.application-autoscaling.amazonaws.com/"
+    "role/aws-service-role/ecs.application-autoscaling.amazonaws.com/"
     "AWSServiceRoleForApplicationAutoScaling_ECSService"
 )
 
@@ -64,7 +65,7 @@ class Target:
     minimum: int
     maximum: int
     created: datetime
-    role_arn: str = ROLE
+    role_arn: str
     suspended: dict[str, bool] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     policies: dict[str, Policy] = field(default_factory=dict)
@@ -126,8 +127,9 @@ class ScalableTargets:
             if maximum < minimum:
                 raise _invalid("Maximum capacity cannot be less than minimum capacity")
             if known is None:
-                arn = f"arn:aws:application-autoscaling:{call.region}:{ACCOUNT}:scalable-target/{uuid.uuid4().hex}"
-                known = Target(arn, call.region, resource_id, minimum, maximum, self.clock.now())
+                arn = arn_of("application-autoscaling", call.region, f"scalable-target/{uuid.uuid4().hex}")
+                role = f"arn:{partition_of(call.region)}:iam::{ACCOUNT}:{ROLE}"
+                known = Target(arn, call.region, resource_id, minimum, maximum, self.clock.now(), role)
                 self._targets[call.region, resource_id] = known
             known.minimum, known.maximum = minimum, maximum
             known.role_arn = asked.get("RoleARN") or known.role_arn
@@ -210,7 +212,7 @@ class ScalableTargets:
         return {"PolicyARN": policy.arn, "Alarms": _alarms(target, policy)}
 
     def _new_policy(self, target: Target, name: str) -> Policy:
-        arn = f"arn:aws:autoscaling:{target.region}:{ACCOUNT}:scalingPolicy:{uuid.uuid4()}"
+        arn = arn_of("autoscaling", target.region, f"scalingPolicy:{uuid.uuid4()}")
         arn += f":resource/ecs/{target.resource_id}:policyName/{name}"
         high, low = (
             f"TargetTracking-{target.resource_id}-{which}-{uuid.uuid4()}"
@@ -370,7 +372,7 @@ def metric_dimensions(target: Target, policy: Policy) -> list[dict[str, str]]:
 
 
 def _alarms(target: Target, policy: Policy) -> list[dict[str, str]]:
-    prefix = f"arn:aws:cloudwatch:{target.region}:{ACCOUNT}:alarm:"
+    prefix = arn_of("cloudwatch", target.region, "alarm:")
     return [{"AlarmName": name, "AlarmARN": prefix + name} for name in (policy.high, policy.low)]
 
 

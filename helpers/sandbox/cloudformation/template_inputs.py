@@ -32,6 +32,7 @@ from helpers.sandbox.cloudformation.template_language import (
     split_list,
 )
 from helpers.sandbox.endpoint import ACCOUNT, Aws, AwsError
+from helpers.sandbox.partitions import partition_of, url_suffix
 
 LONGEST_TEMPLATE = 51_200  # bytes of a TemplateBody (AWS CloudFormation quotas)
 IAM_NAMES = {  # resource types that ask for a capability → the property that makes it CAPABILITY_NAMED_IAM
@@ -124,11 +125,11 @@ class TemplateInputs:
             "AWS::AccountId": ACCOUNT,
             "AWS::NoValue": NO_VALUE,
             "AWS::NotificationARNs": params.get("NotificationARNs") or [],
-            "AWS::Partition": "aws",
+            "AWS::Partition": partition_of(stack.region),
             "AWS::Region": stack.region,
             "AWS::StackId": stack.id,
             "AWS::StackName": stack.name,
-            "AWS::URLSuffix": "amazonaws.com",
+            "AWS::URLSuffix": url_suffix(stack.region),
         }
         scope = Scope({**pseudo, **typed}, body.get("Mappings", {}), zones=self._zones)
         conditions = evaluate_conditions(body, scope)

@@ -29,9 +29,12 @@ NOT_HERE = {
 
 @dataclass(frozen=True)
 class StoredImage:
+    """`listed`: whether a manifest list (an index) of the repository lists it."""
+
     digest: str
     tags: tuple[str, ...]
     pushed_at: datetime
+    listed: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,15 @@ def expiring(rules: Iterable[Rule], images: Sequence[StoredImage], now: datetime
     """Digest → priority of the rule that expires it, oldest image first.
 
     `images`: of those pushed at the same time the later one counts as newer. A rule counts every image that it
-    selects, but what a rule before it selects, kept or not, is out of its reach.
+    selects, but what a rule before it selects, kept or not, is out of its reach. What a manifest list lists counts and
+    does not expire until that list is gone, not even together with it.
     """
     marked: dict[str, int] = {}
     out_of_reach: set[str] = set()
     for rule in sorted(rules, key=lambda rule: rule.priority):
         selected = [image for image in images if rule.selects(image)]
         for image in rule.exceeding(selected, now):
-            if image.digest not in out_of_reach:
+            if image.digest not in out_of_reach and not image.listed:
                 marked[image.digest] = rule.priority
         out_of_reach |= {image.digest for image in selected}
     oldest_first = sorted(images, key=lambda image: image.pushed_at)

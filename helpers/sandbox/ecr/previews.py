@@ -6,6 +6,7 @@ happens within 24 hours. A preview never fails.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -33,8 +34,10 @@ class Preview:
 
 
 class LifecyclePolicies:
-    def __init__(self, clock: Clock, aws: Aws):
-        self._clock, self._aws = clock, aws
+    """`listed`: of images as DescribeImages has them, the digests that a manifest list among them lists."""
+
+    def __init__(self, clock: Clock, aws: Aws, listed: Callable[[list[dict[str, Any]]], Container[str]]):
+        self._clock, self._aws, self._listed = clock, aws, listed
         self._previews: dict[tuple[str, str], Preview] = {}  # (region, repository)
 
     def operations(self) -> dict[tuple[str, str], Handler]:
@@ -70,7 +73,8 @@ class LifecyclePolicies:
                 "The previous lifecycle policy preview request has not completed. Wait and try again.",
             )
         by_digest = {image["imageDigest"]: image for image in images}
-        stored = [_stored(image) for image in images]
+        listed = self._listed(images)
+        stored = [_stored(image, image["imageDigest"] in listed) for image in images]
         results = [
             _result(by_digest[digest], priority) for digest, priority in expiring(rules, stored, now).items()
         ]
@@ -113,8 +117,9 @@ def _offset(token: str) -> int:
     return int(token)
 
 
-def _stored(image: dict[str, Any]) -> StoredImage:
-    return StoredImage(image["imageDigest"], tuple(image.get("imageTags", ())), image["imagePushedAt"])
+def _stored(image: dict[str, Any], listed: bool) -> StoredImage:
+    tags = tuple(image.get("imageTags", ()))
+    return StoredImage(image["imageDigest"], tags, image["imagePushedAt"], listed)
 
 
 def _result(image: dict[str, Any], priority: int) -> dict[str, Any]:

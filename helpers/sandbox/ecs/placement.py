@@ -19,7 +19,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from helpers.sandbox.clock import Clock
-from helpers.sandbox.endpoint import ACCOUNT, AwsError
+from helpers.sandbox.endpoint import AwsError
+from helpers.sandbox.partitions import arn_of
 from helpers.sandbox.records import Records, Task
 
 log = logging.getLogger("sandbox.scheduler")
@@ -172,7 +173,7 @@ class Placement:
             subnet = min(zones, key=lambda subnet_id: (in_zone[zones[subnet_id]], in_subnet[subnet_id]))
             cluster = cluster_arn.rsplit("/", 1)[-1]
             task = Task(
-                arn=f"arn:aws:ecs:{region}:{ACCOUNT}:task/{cluster}/{uuid.uuid4().hex}",
+                arn=arn_of("ecs", region, f"task/{cluster}/{uuid.uuid4().hex}"),
                 region=region,
                 cluster_arn=cluster_arn,
                 task_definition_arn=definition.arn,

@@ -23,6 +23,7 @@ from helpers.sandbox.endpoint import ACCOUNT, AwsError
 from helpers.sandbox.fargate.runtime import CannotPullContainerError, RunningTask, TaskSpec
 from helpers.sandbox.iam.roles import Roles, role_name
 from helpers.sandbox.logs import LogRefused, ResourceInitializationError, stream_name
+from helpers.sandbox.partitions import arn_of, partition_of, url_suffix
 from helpers.sandbox.records import Task
 
 log = logging.getLogger("sandbox.scheduler")
@@ -77,7 +78,7 @@ class Preparation:
         """UnableToAssume unless ECS may assume the definition's roles."""
         for kind in ("executionRoleArn", "taskRoleArn"):
             role, region = definition.raw.get(kind), definition.arn.split(":")[3]
-            context = {"aws:sourcearn": f"arn:aws:ecs:{region}:{ACCOUNT}:*", "aws:requestedregion": region}
+            context = {"aws:sourcearn": arn_of("ecs", region, "*"), "aws:requestedregion": region}
             if role and self.roles and not self.roles.trusts(role, PRINCIPAL, context):
                 raise UnableToAssume(role)
 
@@ -145,7 +146,7 @@ class _Attempt:
             return
         options = configuration.get("options", {})
         region = options.get("awslogs-region", self.task.region)
-        group = f"arn:aws:logs:{region}:{ACCOUNT}:log-group:{options.get('awslogs-group', '')}:log-stream:"
+        group = arn_of("logs", region, f"log-group:{options.get('awslogs-group', '')}:log-stream:")
         stream = stream_name(options.get("awslogs-stream-prefix"), container["name"], self.task.id)
         if self._no_way("logs"):
             raise ResourceInitializationError(reasons.logs_timed_out(), takes=GIVES_UP)
@@ -161,7 +162,7 @@ class _Attempt:
         if self._refusal("ecr:GetDownloadUrlForLayer", _arn(reference), reference.region):
             raise CannotPullContainerError(reasons.layers_denied(_registry(reference), reference.repository))
         if self._no_way("s3"):
-            host = f"s3.{reference.region}.amazonaws.com"
+            host = f"s3.{reference.region}.{url_suffix(reference.region)}"
             raise CannotPullContainerError(reasons.layers_timed_out(image, host), takes=GIVES_UP)
 
     def _no_way(self, service: str) -> bool:
@@ -180,7 +181,9 @@ class _Attempt:
         why = self._roles.why_not(self._role, action, resource, {"aws:requestedregion": region})
         if why is None:
             return None
-        user = f"arn:aws:sts::{ACCOUNT}:assumed-role/{role_name(self._role)}/{self.task.id}"
+        user = (
+            f"arn:{partition_of(region)}:sts::{ACCOUNT}:assumed-role/{role_name(self._role)}/{self.task.id}"
+        )
         return reasons.access_denied(user, action, resource, why)
 
 
@@ -223,9 +226,8 @@ def task_spec(
 
 def _registry(reference: Reference) -> str:
     """The host that a repository has on AWS."""
-    return f"{reference.account or ACCOUNT}.dkr.ecr.{reference.region}.amazonaws.com"
+    return f"{reference.account or ACCOUNT}.dkr.ecr.{reference.region}.{url_suffix(reference.region)}"
 
 
 def _arn(reference: Reference) -> str:
-    account = reference.account or ACCOUNT
-    return f"arn:aws:ecr:{reference.region}:{account}:repository/{reference.repository}"
+    return arn_of("ecr", reference.region, f"repository/{reference.repository}", reference.account or ACCOUNT)

@@ -13,7 +13,8 @@ from botocore.exceptions import ClientError
 
 from helpers.sandbox.ecs.placement import Definition, Placement
 from helpers.sandbox.ecs.services import PLATFORM_VERSION, RECORDED, Service, ServiceRecords
-from helpers.sandbox.endpoint import ACCOUNT, AwsError, Call, Handler
+from helpers.sandbox.endpoint import AwsError, Call, Handler
+from helpers.sandbox.partitions import arn_of
 from helpers.sandbox.records import Records
 
 DEFAULTS = {
@@ -73,7 +74,7 @@ class ServiceCalls:
                 return {"service": self._describe(existing, tags=True)}
             now = self.placement.clock.time()
             service = Service(
-                arn=f"arn:aws:ecs:{call.region}:{ACCOUNT}:service/{cluster['clusterName']}/{name}",
+                arn=service_arn(call.region, cluster["clusterName"], name),
                 name=name,
                 region=call.region,
                 cluster_arn=cluster["clusterArn"],
@@ -297,7 +298,7 @@ def page(call: Call, key: str, arns: list[str], default: int) -> dict[str, Any]:
 
 
 def service_arn(region: str, cluster_name: str, name: str) -> str:
-    return f"arn:aws:ecs:{region}:{ACCOUNT}:service/{cluster_name}/{name}"
+    return arn_of("ecs", region, f"service/{cluster_name}/{name}")
 
 
 def invalid(message: str) -> AwsError:

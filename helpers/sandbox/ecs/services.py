@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from helpers.sandbox.endpoint import ACCOUNT
+from helpers.sandbox.partitions import partition_of
 from helpers.sandbox.records import Records, Task
 
 EVENTS = 100  # events that DescribeServices returns at most (ECS API reference, Service)
@@ -144,7 +146,7 @@ class Service:
             "loadBalancers": [],
             "deploymentConfiguration": self.configuration,
             "deployments": [self._deployment(d, tasks) for d in self.deployments],
-            "roleArn": f"arn:aws:iam::{self.arn.split(':')[4]}:role/aws-service-role/"
+            "roleArn": f"arn:{partition_of(self.region)}:iam::{ACCOUNT}:role/aws-service-role/"
             "ecs.amazonaws.com/AWSServiceRoleForECS",
             "events": list(self.events),
             "createdAt": moment(self.created_at),

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import uuid
 
+from helpers.sandbox.partitions import url_suffix
+
 # Beginnings of stoppedReason's text in ECS and Fargate.
 _AUTH = "unable to pull secrets or registry auth: "
 _LOGGER = "failed to validate logger args: "
@@ -18,7 +20,7 @@ _MANIFEST = "pull image manifest has been retried {} time(s): "
 
 def registry_auth_timed_out(region: str) -> str:
     """No way to ECR's API. Source: service events of 2025 and 2026, PV 1.4.0 (C)."""
-    host = f"api.ecr.{region}.amazonaws.com"
+    host = f"api.ecr.{region}.{url_suffix(region)}"
     return (
         f"{_AUTH}The task cannot pull registry auth from Amazon ECR: There is a connection issue between the task and "
         "Amazon ECR. Check your task network configuration. operation error ECR: GetAuthorizationToken, exceeded "

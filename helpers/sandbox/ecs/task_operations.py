@@ -19,7 +19,8 @@ from helpers.sandbox.ecs.service_operations import (
     page,
 )
 from helpers.sandbox.ecs.services import PLATFORM_FAMILY, PLATFORM_VERSION, moment
-from helpers.sandbox.endpoint import ACCOUNT, AwsError, Call, Handler
+from helpers.sandbox.endpoint import AwsError, Call, Handler
+from helpers.sandbox.partitions import arn_of
 from helpers.sandbox.records import Records, Task
 
 RUN_AT_MOST = 10  # tasks in one RunTask (ECS API reference)
@@ -132,8 +133,8 @@ class TaskCalls:
                     found.append(describe(task, tags=tags))
                 else:
                     path = f"task/{cluster['clusterName']}/{name}"
-                    arn = name if name.startswith("arn:") else f"arn:aws:ecs:{call.region}:{ACCOUNT}:{path}"
-                    failures.append({"arn": arn, "reason": "MISSING"})
+                    missing = name if name.startswith("arn:") else arn_of("ecs", call.region, path)
+                    failures.append({"arn": missing, "reason": "MISSING"})
         return {"tasks": found, "failures": failures}
 
     def _find(self, cluster_arn: str, name_or_arn: str) -> Task | None:

@@ -57,6 +57,9 @@ KILL_AGAIN = (
     5.0  # real seconds after which a container that was to be killed and is still there is killed again
 )
 AWAY = 30  # real seconds without an answer of the engine, after which a container counts as gone with it
+LOOKS_FOR_OOM = (
+    5  # a tenth of a real second apart: the engine writes some time after the end that it was for memory
+)
 PROBE = 0.05  # real seconds; near by, a connection is taken or refused at once
 
 
@@ -276,6 +279,7 @@ class ContainerTask:
         self._code: int | None = None
         self._cpu = 0.0
         self._kill_at: float | None = None
+        self._killed = False  # by us
         self._ended = threading.Event()
         self._usage = engine.find_cgroup(self.pid, self.container_id) or (
             Stats(runtime.client.api.stats(self.container_id, decode=True))
@@ -319,6 +323,7 @@ class ContainerTask:
 
     def kill(self) -> None:
         if self._code is None:
+            self._killed = True
             self._runtime.signal(self.container_id, "SIGKILL")
 
     def wait(self, timeout: float) -> int | None:
@@ -383,7 +388,12 @@ class ContainerTask:
         for _ in range(AWAY):
             try:
                 api.wait(self.container_id)  # however long: it may have closed its output and go on
-                return api.inspect_container(self.container_id)["State"]
+                for _ in range(LOOKS_FOR_OOM):
+                    state = api.inspect_container(self.container_id)["State"]
+                    if self._killed or state.get("ExitCode") != 137 or state.get("OOMKilled"):
+                        break
+                    self._runtime.closing.wait(0.1)
+                return state
             except _engine_errors() as error:
                 if getattr(error, "status_code", None) == 404:
                     break

@@ -16,10 +16,9 @@ from botocore.exceptions import ClientError
 
 from helpers.sandbox.endpoint import ACCOUNT, Aws
 from helpers.sandbox.iam.policies import ALLOWED, DENIED, Request, judge
+from helpers.sandbox.partitions import iam_region, partition_of
 
 log = logging.getLogger("sandbox.iam")
-
-REGION = "us-east-1"  # IAM is global; its client is of some region
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,12 @@ class Roles:
 
     def __init__(self, aws: Aws, changes: Callable[[str], int]):
         self._aws, self._changes = aws, changes
-        self._known: dict[str, _Role | None] = {}
+        self._known: dict[tuple[str, str], _Role | None] = {}  # (role, IAM's region)
         self._as_of = -1
 
     def trusts(self, role: str, service: str, context: Mapping[str, str] | None = None) -> bool:
         """Whether the role, by its ARN or name, exists and lets this AWS service assume it."""
-        record = self._read(role)
+        record = self._read(role, context)
         request = Request("sts:AssumeRole", service=service, context={**_CONTEXT, **(context or {})})
         return record is not None and judge(record.trust, request) is ALLOWED
 
@@ -53,7 +52,7 @@ class Roles:
 
         Source: "Troubleshoot access denied error messages", IAM User Guide (A).
         """
-        record = self._read(role)
+        record = self._read(role, context)
         if record is None:
             return f"because no identity-based policy allows the {action} action"
         asked = Request(action, resource, context={**_CONTEXT, **(context or {})})
@@ -70,18 +69,19 @@ class Roles:
                 return f"because no permissions boundary allows the {action} action"
         return None
 
-    def _read(self, role: str) -> _Role | None:
-        """None: there is no such role."""
+    def _read(self, role: str, context: Mapping[str, str] | None) -> _Role | None:
+        """None: there is no such role. A bare name is of the partition in which `context` says that it is asked for."""
         as_of = self._changes("iam")  # before reading: what changes meanwhile is read again
         if as_of != self._as_of:
             self._known, self._as_of = {}, as_of
+        region = _iam_region(role, (context or {}).get("aws:requestedregion", ""))
         known = self._known
-        if role not in known:
-            known[role] = self._describe(role)
-        return known[role]
+        if (role, region) not in known:
+            known[role, region] = self._describe(role, region)
+        return known[role, region]
 
-    def _describe(self, role: str) -> _Role | None:
-        name, iam = role_name(role), self._aws("iam", REGION)
+    def _describe(self, role: str, region: str) -> _Role | None:
+        name, iam = role_name(role), self._aws("iam", region)
         if name is None:
             return None
         try:
@@ -95,22 +95,11 @@ class Roles:
             for policy in _paged(iam.list_role_policies, "PolicyNames", RoleName=name)
         ]
         attached = _paged(iam.list_attached_role_policies, "AttachedPolicies", RoleName=name)
-        policies += [document for each in attached if (document := self._managed(each["PolicyArn"]))]
+        policies += [document for each in attached if (document := _managed(iam, each["PolicyArn"]))]
         boundary = found.get("PermissionsBoundary", {}).get("PermissionsBoundaryArn")
         return _Role(
-            found["AssumeRolePolicyDocument"], policies, (self._managed(boundary) or {}) if boundary else None
+            found["AssumeRolePolicyDocument"], policies, (_managed(iam, boundary) or {}) if boundary else None
         )
-
-    def _managed(self, arn: str) -> dict[str, Any] | None:
-        """The default version of a managed policy, AWS's or the account's own."""
-        iam = self._aws("iam", REGION)
-        try:
-            version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
-            answer = iam.get_policy_version(PolicyArn=arn, VersionId=version)
-        except ClientError as error:
-            log.warning("the policy %s cannot be read: %s", arn, error)
-            return None
-        return answer["PolicyVersion"]["Document"]
 
 
 # Global condition keys that are the same for all that ECS does here ("AWS global condition context keys", IAM; A).
@@ -125,6 +114,22 @@ def role_name(role: str) -> str | None:
     if len(parts) < 6 or parts[2] != "iam" or parts[4] != ACCOUNT or not parts[5].startswith("role/"):
         return None
     return parts[5].rsplit("/", 1)[-1] or None
+
+
+def _iam_region(role: str, requested: str) -> str:
+    partition = role.split(":")[1] if role.startswith("arn:") else partition_of(requested)
+    return iam_region(partition)
+
+
+def _managed(iam: Any, arn: str) -> dict[str, Any] | None:
+    """The default version of a managed policy, AWS's or the account's own."""
+    try:
+        version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+        answer = iam.get_policy_version(PolicyArn=arn, VersionId=version)
+    except ClientError as error:
+        log.warning("the policy %s cannot be read: %s", arn, error)
+        return None
+    return answer["PolicyVersion"]["Document"]
 
 
 def _paged(call: Callable[..., dict[str, Any]], of: str, **params: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -117,6 +118,18 @@ def test_an_image_expires_only_when_it_is_older_than_the_days():
 def test_of_images_pushed_at_once_the_later_one_is_newer():
     rules = read_policy(policy(rule(1, "any", keep=1)))
     assert expiring(rules, [pushed(1, name="first"), pushed(1, name="second")], NOW) == {"first": 1}
+
+
+def test_what_a_manifest_list_lists_counts_and_does_not_expire():
+    """As "Lifecycle policy evaluation rules", Amazon ECR User Guide, has it."""
+    stored = [
+        replace(pushed(4, name="amd64"), listed=True),
+        pushed(3, "v1", name="list"),
+        pushed(2, "v2", name="old"),
+        replace(pushed(1, name="newest"), listed=True),
+    ]
+    assert expiring(read_policy(policy(rule(1, "any", keep=1))), stored, NOW) == {"list": 1, "old": 1}
+    assert expiring(read_policy(policy(rule(1, "untagged", days=1))), stored, NOW) == {}
 
 
 def test_no_image_no_expiry():

@@ -132,7 +132,10 @@ def test_the_one_that_the_tests_start_is_near(engine):
 @pytest.mark.parametrize(
     ("ranges", "gateway"),
     [
-        ([{"Subnet": "172.17.0.0/16"}], "172.17.0.1"),  # as an engine tells it from its first start to its second
+        (
+            [{"Subnet": "172.17.0.0/16"}],
+            "172.17.0.1",
+        ),  # as an engine tells it from its first start to its second
         ([{"Subnet": "172.17.0.0/16", "Gateway": "172.17.0.254"}], "172.17.0.254"),
         ([{"Subnet": "fd00::/64", "Gateway": "fd00::1"}, {"Subnet": "10.1.0.0/24"}], "10.1.0.1"),
         ([], None),
