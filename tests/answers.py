@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -64,13 +67,21 @@ def does_not_exist(stack: str) -> ClientError:
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Answers:
-    """boto3.client gives answers made up by the test."""
+    """boto3.client gives answers made up by the test. Nobody sleeps: time, for `polls` and in the lab, passes by what was
+    to be slept and by nothing else, so that there are as many looks on a slow machine as on any."""
     from helpers import calls, session
     from tests.lab import StubLab
 
     lab = StubLab(speed=600)
     answers = Answers()
+    passed: list[float] = []
+
+    def now() -> datetime:
+        return datetime.fromtimestamp(lab.began + sum(passed) * lab.speed, UTC)
+
     monkeypatch.setattr(boto3, "client", answers.client)
     monkeypatch.setattr(session, "current", lambda: lab)
-    monkeypatch.setattr(calls.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(lab, "now", now)
+    monkeypatch.setattr(time, "sleep", passed.append)
+    monkeypatch.setattr(calls, "time", SimpleNamespace(monotonic=lambda: sum(passed), sleep=passed.append))
     return answers

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 
-import psutil
 import pytest
 from botocore.exceptions import ClientError
 
 from helpers import sandbox, session
 from helpers.errors import TutorialError
 from helpers.faults import kill_task
-from tests.sandbox.live import PAGE, Live, write_app
+from tests.sandbox.live import PAGE, Live, processes_of, write_app
 
 LINES = "console.log(JSON.stringify({path: '/visits', ms: 7.5})); console.log(JSON.stringify({path: '/'}));\n"
 
@@ -50,9 +49,7 @@ def described(live: Live, task: dict) -> dict:
 
 
 def test_a_killed_task_ends_as_one_whose_machine_broke_and_its_lines_are_found(live, task):
-    running = [
-        p for p in psutil.Process(live.here.pid).children(True) if "server.js" in " ".join(p.cmdline())
-    ]
+    running = processes_of(live.here.pid, "server.js")
     kill_task("sandbox", live.here.endpoint, task["taskArn"])
     live.until(lambda: described(live, task)["lastStatus"] == "STOPPED")
     ended = described(live, task)

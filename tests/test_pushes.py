@@ -8,10 +8,12 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import boto3
@@ -23,6 +25,7 @@ from helpers.builds import DockerImage
 from helpers.errors import TutorialError
 from helpers.pushes import follow_push, not_pushed, push
 from tests.engine.fixtures import tiny_image
+from tests.waiting import until
 
 IMAGE = DockerImage("shop:v1", "sha256:0", "amd64", 0, "", ["node"])
 EVENTS = [
@@ -138,25 +141,33 @@ def registry(engine, tmp_path):
     program = shutil.which("docker-registry")
     if program is None:
         pytest.skip("docker-registry, the registry's program, is not here")
+    for _ in range(5):
+        with started_registry(program, tmp_path) as address:
+            if address:
+                yield address
+                return
+    pytest.fail("the registry ends at once, at five ports")
+
+
+@contextmanager
+def started_registry(program: str, place: Path) -> Iterator[str]:
+    """The registry's address; "" when it ended at once, since somebody else has taken the port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     settings = {
         "version": "0.1",
         "log": {"level": "error"},
-        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
+        "storage": {"filesystem": {"rootdirectory": str(place / "registry")}},
         "http": {"addr": address},
     }
-    (tmp_path / "registry.yml").write_text(json.dumps(settings))
+    (place / "registry.yml").write_text(json.dumps(settings))
     with subprocess.Popen(
-        [program, "serve", tmp_path / "registry.yml"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [program, "serve", place / "registry.yml"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            deadline = time.monotonic() + 20
-            while not answers(address):
-                assert time.monotonic() < deadline, "the registry does not answer"
-                time.sleep(0.02)
-            yield address
+            until(lambda: process.poll() is not None or answers(address))
+            yield address if process.poll() is None else ""
         finally:
             process.kill()
 

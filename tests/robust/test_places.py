@@ -24,8 +24,8 @@ RUN = """
 import json, sys
 from pathlib import Path
 from helpers import run
-names, parameters, runs, keep = json.loads(sys.argv[1])
-sys.exit(run.run(names, parameters, runs=Path(runs), speed=60, keep=keep))
+names, parameters, runs, keep, speed = json.loads(sys.argv[1])
+sys.exit(run.run(names, parameters, runs=Path(runs), speed=speed, keep=keep))
 """
 
 
@@ -35,10 +35,11 @@ def begin(
     *names: str,
     python: str = sys.executable,
     keep: bool = False,
+    speed: float = 60,
     **parameters: object,
 ) -> subprocess.Popen[str]:
     """`python -m helpers run`, without its look at the set-up, as a terminal's foreground process group."""
-    told = json.dumps([names, parameters, str(runs), keep])
+    told = json.dumps([names, parameters, str(runs), keep, speed])
     return subprocess.Popen(
         [python, "-c", RUN, told],
         cwd=checkout,
@@ -102,7 +103,7 @@ def _outputs(notebook: str) -> list[str]:
 
 def test_a_second_run_beside_one_that_is_interrupted(checkout, tmp_path):
     """Ctrl-C reaches the whole process group, as from a terminal. Nothing of that run is left; the other is green."""
-    first = begin(checkout, tmp_path, "08")
+    first = begin(checkout, tmp_path, "08", speed=10)  # so slow that it does not end by itself meanwhile
     try:
         sandbox_up = until(
             lambda: [state for state in tmp_path.glob("*/sandbox") if sandbox.attach(state)], 60
@@ -113,6 +114,7 @@ def test_a_second_run_beside_one_that_is_interrupted(checkout, tmp_path):
         assert second.returncode == 0, said
         everything = psutil.Process(first.pid).children(recursive=True)
         everything.append(psutil.Process(sandbox.attach(sandbox_up[0]).pid))
+        assert first.poll() is None
         os.killpg(first.pid, signal.SIGINT)
         said, _ = first.communicate(timeout=60)
     finally:

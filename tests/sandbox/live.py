@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import psutil
 
 from helpers import sandbox
 from tests.waiting import until
@@ -142,16 +143,26 @@ class Visitors:
     def __exit__(self, *exc: object) -> None:
         self._ended.set()
         for thread in self._threads:
-            thread.join(timeout=10)
+            thread.join(timeout=70)
 
     def _visit(self) -> None:
         while not self._ended.wait(0.01):
             self.seen[get(self._url)] += 1
 
 
+def processes_of(pid: int, word: str = "") -> list[psutil.Process]:
+    """A process and all it started, as far as this word is in the command."""
+    found = []
+    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            if word in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
 def get(url: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.read().decode()
     except urllib.error.HTTPError as error:
         return f"HTTP {error.code}"

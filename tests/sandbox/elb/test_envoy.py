@@ -30,6 +30,7 @@ from helpers.sandbox.elb.envoy_config import (
     code_ranges,
     configuration,
 )
+from helpers.sandbox.elb.ports import Ports
 from tests.waiting import until
 
 GROUP = "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/app/0123456789abcdef"
@@ -51,10 +52,11 @@ def get(port: int) -> int | None:
 
 
 @pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_port() -> Iterator[int]:
+    """Envoy can listen there; until it does, nobody else can."""
+    ports = Ports({})
+    yield ports.reserve("here")
+    ports.keep_only(set())
 
 
 @pytest.fixture

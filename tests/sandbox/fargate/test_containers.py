@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 from uuid import uuid4
 
@@ -205,12 +206,12 @@ def test_a_command_without_an_entry_point_goes_to_the_images(runtime):
     assert task.output.read_text() == "2\n"
 
 
-def test_the_metadata_endpoint_answers_a_task(make):
+def test_the_metadata_endpoint_answers_a_task(make, engine):
+    if not containers.engine.is_near(engine):
+        pytest.skip("the engine is on another machine, and its name for this one is not known in a test")
     records = Records()
     server = MetadataServer(records)
     runtime = make(metadata=lambda gateway: server.listen(gateway) if gateway else server.url)
-    if not runtime.near:
-        pytest.skip("the engine is on another machine, and its name for this one is not known in a test")
     server.start()
     try:
         ask = (
@@ -234,11 +235,13 @@ def test_a_busy_task_gets_its_share_of_a_vcpu_and_no_more(runtime):
     task = runtime.start(spec(f"{WAIT} setImmediate(function burn() {{ setImmediate(burn) }})", cpu=256))
     until(lambda: said(task, "ready"))
     until(lambda: task.cpu_seconds() > 0.3)
-    began, used = time.monotonic(), task.cpu_seconds()
-    until(lambda: time.monotonic() - began > 1)
-    share = (task.cpu_seconds() - used) / (time.monotonic() - began)
-    assert share < 0.28
-    assert share > 0.1  # less than its share only where others are busy
+    shares = []
+    for _ in range(3):
+        began, used = time.monotonic(), task.cpu_seconds()
+        time.sleep(1)
+        shares.append((task.cpu_seconds() - used) / (time.monotonic() - began))
+    assert median(shares) < 0.28, shares
+    assert median(shares) > 0.1, shares  # less than its share only where others are busy
 
 
 def test_a_task_may_ask_for_more_vcpus_than_there_are(runtime):
@@ -252,6 +255,26 @@ def test_a_task_that_uses_more_than_its_memory_is_killed(runtime):
     )
     assert ended(task) == 137
     assert task.out_of_memory
+
+
+def test_an_engine_that_tells_a_moment_later_why_a_task_was_killed_is_asked_again(
+    runtime, engine, monkeypatch
+):
+    inspect, after_the_end = engine.api.inspect_container, []
+
+    def late(container: str) -> dict[str, Any]:
+        told = inspect(container)
+        if not told["State"]["Running"]:
+            after_the_end.append(container)
+            told["State"]["OOMKilled"] = len(after_the_end) > 2
+        return told
+
+    monkeypatch.setattr(engine.api, "inspect_container", late)
+    task = runtime.start(spec(WAIT))
+    engine.api.kill(task.container_id, "SIGKILL")
+    assert ended(task) == 137
+    assert task.out_of_memory
+    assert len(after_the_end) == 3
 
 
 def test_use_is_told_by_the_engine_where_the_kernels_files_cannot_be_read(make, monkeypatch):
@@ -303,7 +326,7 @@ def test_stop_lets_a_task_drain(runtime):
 
 
 def test_a_task_deaf_to_sigterm_is_killed_after_its_stop_timeout(runtime):
-    task = runtime.start(spec(f"process.on('SIGTERM', () => console.log('no')); {WAIT}", stop_timeout=0.5))
+    task = runtime.start(spec(f"process.on('SIGTERM', () => console.log('no')); {WAIT}", stop_timeout=2))
     until(lambda: said(task, "ready"))
     task.stop()
     assert ended(task) == 137

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,18 @@ ROOT = Path(__file__).parents[2]
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-I", "-c", code]
+
+
+def shares(host: Host, pids: list[int], windows: int = 5) -> list[float]:
+    """CPU seconds a real second that each of these groups used, in the median one of some windows of a second: a stall
+    of this machine, or what was saved before, is in one of them."""
+    seen = []
+    for _ in range(windows):
+        begin, before = time.monotonic(), [host.cpu_seconds(pid) for pid in pids]
+        time.sleep(1.0)
+        used = [host.cpu_seconds(pid) - was for pid, was in zip(pids, before, strict=True)]
+        seen.append([cpu / (time.monotonic() - begin) for cpu in used])
+    return [median(each) for each in zip(*seen, strict=True)]
 
 
 def waited(pid: int) -> float:
@@ -115,13 +128,10 @@ def test_saturated_tasks_use_what_they_may(host: Host, tasks: int) -> None:
     burners = [host.spawn(python(BURN), vcpu=0.25) for _ in range(tasks)]
     time.sleep(0.5)
     begin = time.monotonic()
-    before = [host.cpu_seconds(burner.pid) for burner in burners]
     starved = [waited(burner.pid) for burner in burners] if sys.platform == "linux" else []
-    time.sleep(4.0)
+    percent = [100 * share / 0.25 for share in shares(host, [burner.pid for burner in burners])]
     elapsed = time.monotonic() - begin
-    used = [host.cpu_seconds(b.pid) - was for b, was in zip(burners, before, strict=True)]
-    percent = [100 * cpu / (0.25 * elapsed) for cpu in used]
-    assert max(percent) <= 103, percent
+    assert max(percent) <= 104, percent
     # A machine that had no CPU for them, or none for the host, is no fault of the cap.
     if starved and max(waited(b.pid) - was for b, was in zip(burners, starved, strict=True)) < 0.02 * elapsed:
         assert min(percent) >= 97, percent
@@ -131,9 +141,7 @@ def test_children_share_their_tasks_limit(host: Host) -> None:
     forks = "import os\nfor _ in range(2): os.fork()\nwhile True: pass"
     task = host.spawn(python(forks), vcpu=0.25)
     time.sleep(1.5)  # the first burst, before its children are known, is paid back
-    begin, before = time.monotonic(), host.cpu_seconds(task.pid)
-    time.sleep(2.0)
-    assert host.cpu_seconds(task.pid) - before <= 0.25 * (time.monotonic() - begin) * 1.05
+    assert shares(host, [task.pid])[0] <= 0.25 * 1.10
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads a process's state in /proc")
@@ -147,9 +155,7 @@ def test_a_task_that_somebody_continued_is_held_all_the_same(host: Host) -> None
     for _ in range(3):
         until(stands)
         os.killpg(task.pid, signal.SIGCONT)
-    begin, before = time.monotonic(), host.cpu_seconds(task.pid)
-    time.sleep(1.0)
-    assert host.cpu_seconds(task.pid) - before <= 0.25 * (time.monotonic() - begin) + PERIOD
+    assert shares(host, [task.pid], 3)[0] <= 0.25 + PERIOD
 
 
 def test_a_task_at_half_its_limit_is_not_disturbed(host: Host, tmp_path: Path) -> None:
@@ -260,9 +266,7 @@ def test_a_host_that_dies_is_replaced_and_no_task_stays_stopped(
     assert "starting another for 1 groups" in caplog.text
     before = host.cpu_seconds(burner.pid)
     until(lambda: host.cpu_seconds(burner.pid) > before + 0.05)
-    begin, before = time.monotonic(), host.cpu_seconds(burner.pid)
-    time.sleep(1.0)
-    assert host.cpu_seconds(burner.pid) - before <= 0.1 * (time.monotonic() - begin) * 1.1 + 0.01
+    assert shares(host, [burner.pid], 3)[0] <= 0.1 * 1.1 + 0.01
 
 
 def test_another_process_with_a_reused_id_is_left_alone() -> None:
