@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from helpers import display, failures
-from helpers.calls import client, pages, polls, target_groups
+from helpers.calls import client, pages, patience, polls, target_groups
 from helpers.errors import ServiceNotSteady, TutorialError
 
 if TYPE_CHECKING:
@@ -236,15 +236,15 @@ class Service:
         without: str | None = None,
         on_failure: str = "raise",
     ) -> Service:
-        """Returns when one deployment is complete and all its tasks are healthy; `timeout` in AWS minutes, STEADY_WITHIN
-        unless told.
+        """Returns when one deployment is complete and all its tasks are healthy; `timeout` in AWS minutes.
 
-        `desired`: when there are so many, too, for which auto scaling may take SCALED_WITHIN. `without`: when this task, by its ARN, is gone, too. Raises
-        ServiceNotSteady, with the reason, when the time is over or the deployment has failed; and with the doctor's
+        Unless told that is STEADY_WITHIN, and SCALED_WITHIN where auto scaling has to act, but at least calls.AT_LEAST
+        real seconds. `desired`: when there are so many tasks, too. `without`: when this task, by its ARN, is gone, too.
+        Raises ServiceNotSteady, with the reason, when the time is over or the deployment has failed; and with the doctor's
         diagnosis when two tasks that were started meanwhile have failed in the same way, unless `on_failure` is "wait".
         """
         if timeout is None:
-            timeout = STEADY_WITHIN if desired is None else SCALED_WITHIN
+            timeout = patience(STEADY_WITHIN if desired is None else SCALED_WITHIN)
         witness = failures.Witness(self, since=_now()) if on_failure != "wait" else None
         for look, _ in enumerate(polls(timeout), 1):
             tasks = self._tasks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from helpers.calls import client, pages, polls
+from helpers.calls import client, pages, patience, polls
 from helpers.checks import in_notebook
 from helpers.errors import StackFailed, TutorialError
 from helpers.failures import Witness
@@ -25,7 +25,6 @@ ON_FAILURE = ("raise", "cancel", "wait")
 PROBABLE = "probable cause: "
 DEPLOYING = ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS")
 NEWS = 60.0  # AWS seconds
-AT_LEAST = 120.0  # real seconds: an app's start and its grace period are real time, however fast AWS's passes
 
 
 def preview(change_set: dict | str, stack: str | None = None) -> DataFrame:
@@ -86,7 +85,7 @@ def wait_for(stack_name: str, *, on_failure: str = "raise") -> dict[str, str]:
             next=f"Say one of {', '.join(ON_FAILURE)}.",
         )
     stack = _find(stack_name)
-    progress, witness, longest = _Progress(), None, _longest()
+    progress, witness, longest = _Progress(), None, patience(LONGEST)
     diagnosis: Diagnosis | None = None
     for _ in polls(longest):
         status = stack["StackStatus"]
@@ -176,13 +175,6 @@ def _is_news(stack: dict) -> bool:
 
     began = stack.get("LastUpdatedTime") or stack["CreationTime"]
     return (session.current().now() - began).total_seconds() < NEWS
-
-
-def _longest() -> float:
-    """AWS minutes."""
-    from helpers import session
-
-    return max(LONGEST, AT_LEAST * session.current().speed / 60)
 
 
 def _find(stack_name: str) -> dict:

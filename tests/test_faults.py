@@ -6,10 +6,12 @@ file that FAULT_MATRIX names.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 
 from helpers import connection
@@ -17,7 +19,7 @@ from helpers.connection import Lab
 from helpers.diagnosis.finding import LIKELY
 from helpers.diagnosis.table import RULES
 from helpers.errors import TutorialError
-from helpers.faults import FAULTS, scoreboard, take_up
+from helpers.faults import FAULTS, scaling, scoreboard, take_up
 from helpers.faults.place import Place
 from tests import faulty
 
@@ -113,6 +115,32 @@ def test_breaking_a_broken_service_says_so_in_any_notebook(lab):
     assert taken.reveal() == broken.reveal()
     taken.mend()
     assert taken.verify().well
+
+
+def test_mend_leads_to_well_from_wrong_cures_too(lab):
+    """What is usually tried: the port opened to everybody, a laxer health check, another role's trust, more tasks, fewer."""
+    broken = lab.break_it("security-group", seed=SEED)
+    place, ec2, elbv2 = Place(lab.name, lab.region), boto3.client("ec2"), boto3.client("elbv2")
+    anywhere = {"IpProtocol": "tcp", "FromPort": 3000, "ToPort": 3000, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
+    ec2.authorize_security_group_ingress(
+        GroupId=place.resource("TaskSecurityGroup"), IpPermissions=[anywhere]
+    )
+    elbv2.modify_target_group(
+        TargetGroupArn=place.resource("TargetGroup"), HealthCheckPath="/", HealthCheckPort="80"
+    )
+    role, of = place.resource("TaskExecutionRole"), scaling.of_service(place)
+    deny = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "ecr:*", "Resource": "*"}]}
+    boto3.client("iam").put_role_policy(RoleName=role, PolicyName="try", PolicyDocument=json.dumps(deny))
+    boto3.client("logs").delete_log_group(logGroupName=f"/ecs/{lab.name}")
+    autoscaling, count = boto3.client("application-autoscaling"), "ecs:service:DesiredCount"
+    autoscaling.delete_scaling_policy(**of, ScalableDimension=count, PolicyName=f"{lab.name}-cpu")
+    autoscaling.register_scalable_target(**of, ScalableDimension=count, MinCapacity=0, MaxCapacity=1)
+    place.deploy({"command": ["node", "nothing.js"]})
+    place.update(desiredCount=0)
+    broken.mend()
+    verdict = broken.verify()
+    assert verdict.well, verdict
+    assert lab.diagnose().healthy
 
 
 def test_the_right_cause_ranks_first_everywhere(capsys):

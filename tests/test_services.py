@@ -11,6 +11,7 @@ from helpers.errors import ServiceNotSteady, TutorialError
 from helpers.services import Service, alarm_kind, service
 from tests import shop
 from tests.answers import Answers, aws
+from tests.lab import StubLab
 from tests.story import START
 from tests.test_diagnose import Partly
 from tests.test_failures import refused
@@ -256,10 +257,19 @@ def test_not_settled_while_the_next_step_out_only_waits_for_the_cooldown(aws: An
 
 
 @pytest.mark.parametrize(
-    ("asked", "minutes"), [({}, 15), ({"desired": 3}, 45), ({"desired": 3, "timeout": 1}, 1)]
+    ("speed", "asked", "minutes"),
+    [
+        (1, {}, 15),
+        (1, {"desired": 3}, 45),
+        (30, {}, 60),  # two real minutes: Node.js starts in real time
+        (30, {"desired": 3}, 60),
+        (120, {}, 240),
+        (120, {"desired": 3, "timeout": 1}, 1),
+    ],
 )
-def test_auto_scaling_is_given_the_time_that_it_takes(aws: Answers, monkeypatch, asked, minutes):
+def test_a_service_is_given_the_time_that_it_takes(aws: Answers, monkeypatch, speed, asked, minutes):
     shop.open_shop(aws, states=("healthy", "initial"))
+    monkeypatch.setattr(session, "current", lambda: StubLab(speed))
     given = []
     monkeypatch.setattr(services, "polls", lambda most: given.append(most) or [1])
     with pytest.raises(ServiceNotSteady, match=f"after {minutes} AWS minutes"):

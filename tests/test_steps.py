@@ -109,7 +109,7 @@ def test_a_stack_that_an_interrupted_cell_left_in_motion_is_waited_for(moving, s
 
 def test_a_stack_that_never_comes_to_rest_is_told(moving, monkeypatch):
     monkeypatch.setattr(steps, "PATIENCE", 0)
-    moving("UPDATE_IN_PROGRESS", "UPDATE_IN_PROGRESS")
+    moving(*["UPDATE_IN_PROGRESS"] * 3)
     with pytest.raises(TutorialError, match="Wait until it is done"):
         steps.done(SERVICE, "shop", "eu-west-1")
 

@@ -16,7 +16,7 @@ TELLING = re.compile(
 )
 FAILED_STACK = re.compile(r"FAILED|ROLLBACK")
 ENOUGH = 3  # lines of the same kind
-YOUNG = timedelta(minutes=15)  # a choice: as long as until_steady waits
+YOUNG = timedelta(minutes=15)  # a choice: what a first deployment takes, with room
 
 
 class Evidence:

@@ -14,12 +14,13 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from helpers import display
-from helpers.calls import client, polls
+from helpers.calls import client, patience, polls
 from helpers.errors import TutorialError
 from helpers.faults import scores
 from helpers.faults.fault import Fault
 from helpers.faults.health import GRACE
 from helpers.faults.place import Place
+from helpers.faults.put_back import put_back
 from helpers.faults.revisions import back_to_the_stack
 from helpers.faults.scaling import after_the_busy_day
 from helpers.faults.table import FAULTS
@@ -73,13 +74,15 @@ class Broken:
 
     @property
     def solution(self) -> Text:
-        """What `mend` does, as Python with plain calls of boto3."""
+        """What `mend` does about the fault, as Python with plain calls of boto3."""
         return Text(inspect.getsource(self.fault.mend))
 
     def mend(self) -> None:
-        """Mend it, by the calls that `solution` shows; `verify` then waits until the service is well."""
+        """Put back what else was tried, and mend it, by the calls that `solution` shows; `verify` then waits until the
+        service is well."""
         self.mended_by = "mend"
         self.lab.go_on()
+        put_back(self._place, self.fault)
         self.fault.mend(self._place)
 
     def verify(self, minutes: float | None = None) -> Verdict:
@@ -250,7 +253,7 @@ def _make_ready(place: Place) -> None:
     if place.service.scaling.minimum < record["desiredCount"]:
         place.update(desiredCount=place.service.scaling.minimum)
     told = examine(place)
-    for _ in polls(REST_WITHIN) if told else ():
+    for _ in polls(patience(REST_WITHIN)) if told else ():
         if not (told := examine(place)):
             break
     if told:

@@ -10,6 +10,7 @@ from helpers.faults.place import Place
 from helpers.faults.revisions import push_changed
 
 GRACE = 15  # real seconds; the template's
+PATIENT = 30  # real seconds: more than SLOW
 SLOW = (11, 12, 13)  # real seconds: longer than the sandbox forgives any start, less than GRACE and that
 
 
@@ -22,22 +23,25 @@ def _wrong_path(place: Place, rng: Random) -> None:
     client("elbv2").modify_target_group(TargetGroupArn=_group(place), HealthCheckPath=path)
 
 
-def _right_path(place: Place) -> None:
-    """The path that the stack was given."""
+def _right_check(place: Place) -> None:
+    """The path that the stack was given, on the port of the traffic; the rest as the template has it."""
     stack = client("cloudformation").describe_stacks(StackName=place.name)["Stacks"][0]
     given = {one["ParameterKey"]: one["ParameterValue"] for one in stack["Parameters"]}
     client("elbv2").modify_target_group(
-        TargetGroupArn=_group(place), HealthCheckPath=given["HealthCheckPath"]
+        TargetGroupArn=_group(place),
+        HealthCheckPath=given["HealthCheckPath"],
+        HealthCheckPort="traffic-port",
+        HealthCheckIntervalSeconds=30,
+        HealthCheckTimeoutSeconds=5,
+        HealthyThresholdCount=2,
+        UnhealthyThresholdCount=2,
+        Matcher={"HttpCode": "200"},
     )
 
 
 def _wrong_port(place: Place, rng: Random) -> None:
     port = str(rng.choice((80, 3001, 8080, 8081, 9000)))
     client("elbv2").modify_target_group(TargetGroupArn=_group(place), HealthCheckPort=port)
-
-
-def _right_port(place: Place) -> None:
-    client("elbv2").modify_target_group(TargetGroupArn=_group(place), HealthCheckPort="traffic-port")
 
 
 def _impatient(place: Place, rng: Random) -> None:
@@ -84,7 +88,7 @@ FAULTS = (
         ),
         _wrong_path,
         Place.health_failed,
-        _right_path,
+        _right_check,
     ),
     Fault(
         "health-check-port",
@@ -99,7 +103,7 @@ FAULTS = (
         ),
         _wrong_port,
         Place.health_failed,
-        _right_port,
+        _right_check,
     ),
     Fault(
         "grace-period",

@@ -21,13 +21,12 @@ def _close(place: Place, rng: Random) -> None:
 
 
 def _open(place: Place) -> None:
+    """One rule in the place of all that there are: the app's port, from the load balancer's group."""
     ec2, group = client("ec2"), place.resource("TaskSecurityGroup")
     (found,) = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"]
-    wrong = [rule for rule in found["IpPermissions"] if rule.get("FromPort") != PORT]
-    if wrong:
-        ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=wrong)
-    if len(wrong) == len(found["IpPermissions"]):
-        ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[_from_balancer(place, PORT)])
+    if found["IpPermissions"]:
+        ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=found["IpPermissions"])
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[_from_balancer(place, PORT)])
 
 
 def _from_balancer(place: Place, port: int) -> dict:
@@ -59,28 +58,41 @@ def _too_open(place: Place) -> list[str]:
 def _no_way(place: Place, rng: Random) -> None:
     """The new tasks have no public address, or their security group lets them ask nobody on 443."""
     if rng.random() < 0.5:
-        unprotected = {"deploymentCircuitBreaker": NO_BREAKER}
-        place.update(networkConfiguration=_network(place, "DISABLED"), deploymentConfiguration=unprotected)
+        now = place.service.record["networkConfiguration"]["awsvpcConfiguration"]
+        place.update(
+            networkConfiguration={"awsvpcConfiguration": now | {"assignPublicIp": "DISABLED"}},
+            deploymentConfiguration={"deploymentCircuitBreaker": NO_BREAKER},
+        )
     else:
-        _let_out(
+        let_out(
             place, {"IpProtocol": "tcp"} | dict.fromkeys(("FromPort", "ToPort"), rng.choice((80, 5432, 6379)))
         )
         place.lose_a_task()
 
 
 def _a_way(place: Place) -> None:
-    """Anything out, public addresses, and the circuit breaker on: as the template has it."""
-    if _is_shut(place):
-        _let_out(place, {"IpProtocol": "-1"})
+    """Anything out, the stack's subnets and group, public addresses, and the circuit breaker on: as the template has it."""
+    let_out(place, {"IpProtocol": "-1"})
     client("ecs").update_service(
         cluster=place.name,
         service=place.name,
-        networkConfiguration=_network(place, "ENABLED"),
+        networkConfiguration=network_of_the_stack(place),
         deploymentConfiguration={"deploymentCircuitBreaker": {"enable": True, "rollback": True}},
     )
 
 
-def _let_out(place: Place, rule: dict) -> None:
+def network_of_the_stack(place: Place) -> dict:
+    """A service's networkConfiguration as the template has it."""
+    given = {one["ParameterKey"]: one["ParameterValue"] for one in place.stack["Parameters"]}
+    network = {
+        "subnets": given["SubnetIds"].split(","),
+        "securityGroups": [place.resource("TaskSecurityGroup")],
+        "assignPublicIp": "ENABLED",
+    }
+    return {"awsvpcConfiguration": network}
+
+
+def let_out(place: Place, rule: dict) -> None:
     """This rule, to anywhere, in the place of all egress rules of the tasks' security group."""
     ec2, group = client("ec2"), place.resource("TaskSecurityGroup")
     (found,) = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"]
@@ -88,22 +100,6 @@ def _let_out(place: Place, rule: dict) -> None:
         ec2.revoke_security_group_egress(GroupId=group, IpPermissions=found["IpPermissionsEgress"])
     anywhere = rule | {"IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
     ec2.authorize_security_group_egress(GroupId=group, IpPermissions=[anywhere])
-
-
-def _is_shut(place: Place) -> bool:
-    """Whether no egress rule of the tasks' security group is for port 443, as one for all ports is."""
-    (found,) = client("ec2").describe_security_groups(GroupIds=[place.resource("TaskSecurityGroup")])[
-        "SecurityGroups"
-    ]
-    return not any(
-        rule["IpProtocol"] == "-1" or rule.get("FromPort", 0) <= 443 <= rule.get("ToPort", -1)
-        for rule in found.get("IpPermissionsEgress", [])
-    )
-
-
-def _network(place: Place, public: str) -> dict:
-    now = place.service.record["networkConfiguration"]["awsvpcConfiguration"]
-    return {"awsvpcConfiguration": now | {"assignPublicIp": public}}
 
 
 FAULTS = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from random import Random
 
+import boto3
+
 from helpers.calls import client
 from helpers.faults.fault import Fault
 from helpers.faults.place import Place
@@ -25,8 +27,9 @@ def _allow(place: Place, statements: list[dict]) -> None:
 def _statements(place: Place) -> list[dict]:
     """The template's, to take something from."""
     account = client("sts").get_caller_identity()["Account"]
-    repository = f"arn:aws:ecr:{place.region}:{account}:repository/{place.name}"
-    group = f"arn:aws:logs:{place.region}:{account}:log-group:/ecs/{place.name}:*"
+    partition = boto3.session.Session().get_partition_for_region(place.region)
+    repository = f"arn:{partition}:ecr:{place.region}:{account}:repository/{place.name}"
+    group = f"arn:{partition}:logs:{place.region}:{account}:log-group:/ecs/{place.name}:*"
     return [
         {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
         {"Effect": "Allow", "Action": READ_IMAGE, "Resource": repository},
@@ -59,18 +62,19 @@ def _no_logs(place: Place, rng: Random) -> None:
 def _all_allowed(place: Place) -> None:
     """The policy as the template has it: the token, this repository's images, this log group."""
     account = client("sts").get_caller_identity()["Account"]
+    partition = boto3.session.Session().get_partition_for_region(place.region)
     here = f"{place.region}:{account}"
     statements = [
         {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
         {
             "Effect": "Allow",
             "Action": ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
-            "Resource": f"arn:aws:ecr:{here}:repository/{place.name}",
+            "Resource": f"arn:{partition}:ecr:{here}:repository/{place.name}",
         },
         {
             "Effect": "Allow",
             "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],
-            "Resource": f"arn:aws:logs:{here}:log-group:/ecs/{place.name}:*",
+            "Resource": f"arn:{partition}:logs:{here}:log-group:/ecs/{place.name}:*",
         },
     ]
     client("iam").put_role_policy(
@@ -78,6 +82,18 @@ def _all_allowed(place: Place) -> None:
         PolicyName="start-a-task",
         PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": statements}),
     )
+
+
+def allow_nothing_else(place: Place) -> None:
+    """Without the policies and the boundary that the template does not give the execution role."""
+    iam, role = client("iam"), place.resource("TaskExecutionRole")
+    for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
+        if name != POLICY:
+            iam.delete_role_policy(RoleName=role, PolicyName=name)
+    for policy in iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]:
+        iam.detach_role_policy(RoleName=role, PolicyArn=policy["PolicyArn"])
+    if "PermissionsBoundary" in iam.get_role(RoleName=role)["Role"]:
+        iam.delete_role_permissions_boundary(RoleName=role)
 
 
 def _trust(place: Place, service: str) -> None:

@@ -6,7 +6,7 @@ import re
 from random import Random
 from typing import Any
 
-from helpers.calls import client, polls
+from helpers.calls import client, patience, polls
 from helpers.errors import TutorialError
 from helpers.faults.fault import Fault
 from helpers.faults.place import Place
@@ -35,7 +35,7 @@ def _update_stack(place: Place, body: str) -> None:
         Parameters=[{"ParameterKey": name, "UsePreviousValue": True} for name in names],
         Capabilities=["CAPABILITY_IAM"],
     )
-    for _ in polls(CHANGED_WITHIN):
+    for _ in polls(patience(CHANGED_WITHIN)):
         status = place.stack["StackStatus"]
         if not status.endswith("IN_PROGRESS"):
             break
@@ -63,6 +63,9 @@ def _is_short(place: Place) -> bool:
 def _leave_the_count(place: Place) -> None:
     """The template without DesiredCount, and the count that was lost. (Here that is the usual minimum: the busy day is
     over, too.)"""
+    for _ in polls(patience(CHANGED_WITHIN)):  # an update of the stack that goes on must end first
+        if not place.stack["StackStatus"].endswith("IN_PROGRESS"):
+            break
     if client("cloudformation").get_template(StackName=place.name)["TemplateBody"] != template("08").body:
         names = ("Name", "Image", "VpcId", "SubnetIds", "HealthCheckPath")
         client("cloudformation").update_stack(
@@ -114,17 +117,25 @@ def _too_many(place: Place) -> bool:
 
 
 def _one_policy(place: Place) -> None:
-    """Without the policy on memory, which more tasks do not lower; and down at once instead of in twenty minutes."""
+    """Without the policy on memory, which more tasks do not lower; the rest as the stack's template has it; and down at
+    once instead of in twenty minutes."""
     autoscaling = client("application-autoscaling")
-    for policy in autoscaling.describe_scaling_policies(**of_service(place))["ScalingPolicies"]:
-        metric = policy["TargetTrackingScalingPolicyConfiguration"]["PredefinedMetricSpecification"]
-        if metric["PredefinedMetricType"] != "ECSServiceAverageCPUUtilization":
-            autoscaling.delete_scaling_policy(
-                **of_service(place),
-                PolicyName=policy["PolicyName"],
-                ScalableDimension=policy["ScalableDimension"],
-            )
-    client("ecs").update_service(cluster=place.name, service=place.name, desiredCount=2)
+    of = of_service(place) | {"ScalableDimension": "ecs:service:DesiredCount"}
+    bounds, tracking = templated(place)
+    autoscaling.register_scalable_target(
+        **of, MinCapacity=bounds["MinCapacity"], MaxCapacity=bounds["MaxCapacity"]
+    )
+    for policy in autoscaling.describe_scaling_policies(**of)["ScalingPolicies"]:
+        if policy["PolicyName"] != f"{place.name}-cpu":
+            autoscaling.delete_scaling_policy(**of, PolicyName=policy["PolicyName"])
+    autoscaling.put_scaling_policy(
+        **of,
+        PolicyName=f"{place.name}-cpu",
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration=tracking,
+    )
+    desired = bounds["MinCapacity"]
+    client("ecs").update_service(cluster=place.name, service=place.name, desiredCount=desired)
 
 
 def after_the_busy_day(place: Place) -> None:
@@ -133,13 +144,21 @@ def after_the_busy_day(place: Place) -> None:
         _update_stack(place, template(STEP).body)
 
 
-def as_templated(place: Place) -> list[str]:
-    """What of auto scaling is not as the stack's template has it, in sentences."""
+def templated(place: Place) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The scalable target and what the policy tracks, as the stack's template has them. TutorialError where it has none."""
     resources = Template(f"of the stack {place.name}", place.template_body).content["Resources"]
     if not {"ScalableTarget", "ScalingPolicy"} <= resources.keys():
-        return ["the stack's template has no auto scaling any more"]
-    bounds = resources["ScalableTarget"]["Properties"]
-    wanted = resources["ScalingPolicy"]["Properties"]["TargetTrackingScalingPolicyConfiguration"]
+        raise TutorialError("the stack's template has no auto scaling any more")
+    tracking = resources["ScalingPolicy"]["Properties"]["TargetTrackingScalingPolicyConfiguration"]
+    return resources["ScalableTarget"]["Properties"], tracking
+
+
+def as_templated(place: Place) -> list[str]:
+    """What of auto scaling is not as the stack's template has it, in sentences."""
+    try:
+        bounds, wanted = templated(place)
+    except TutorialError as error:
+        return [error.what]
     scaling, policies = place.service.scaling, _policies(place)
     if scaling is None:
         return ["auto scaling is not set up"]
