@@ -84,10 +84,10 @@ def compare_builds(
     """Dockerfiles of one app side by side, a column each under the name it is given by: compare_builds(app_dir,
     obvious="FROM …", good=…). Real seconds, and MB of 10⁶ bytes.
 
-    Each is built twice, from nothing and after a changed line of code, and started once with `environment`. The base
-    images are fetched before, and count for size only. `without_dockerignore`: the names of those to be built as if the
-    app had none. The images stay, tagged with their names. TutorialError when one cannot be built. Where no engine
-    builds, the images are snapshots, and the result says why.
+    Each is built from nothing, then twice after a changed line of code, of which the quicker counts, and started once
+    with `environment`. The base images are fetched before, and count for size only. `without_dockerignore`: the names of
+    those to be built as if the app had none. The images stay, tagged with their names. TutorialError when one cannot be
+    built. Where no engine builds, the images are snapshots, and the result says why.
     """
     import pandas as pd
 
@@ -102,7 +102,7 @@ def compare_builds(
     built: dict[str, tuple[DockerImage, dict[str, Any]]] = {}
     for name, text in texts.items():
         ignoring = {"dockerignore": ""} if name in without_dockerignore else {}
-        built[name] = _build_twice(app, name, text, {"build_args": build_args, **ignoring})
+        built[name] = _build_again(app, name, text, {"build_args": build_args, **ignoring})
     images = {name: image for name, (image, _) in built.items()}
     if stand_ins := sorted({image.stand_in for image in images.values()} - {""}):
         print(
@@ -115,19 +115,21 @@ def compare_builds(
     return Compared(pd.DataFrame(columns, dtype=object), images)
 
 
-def _build_twice(
+def _build_again(
     app: Path, name: str, text: str, options: dict[str, Any]
 ) -> tuple[DockerImage, dict[str, Any]]:
     print(f"building {name} from nothing, and after a changed line")
     cold, image = _timed(app, name, dockerfile=text, no_cache=True, **options)
+    kept, times = {*image.stages, image.id}, []
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(
             shutil.copytree(app, Path(folder, "app"), symlinks=True, ignore=shutil.ignore_patterns(".git"))
         )
-        change_a_line(copy)
-        again, changed = _timed(copy, f"{name}-changed", dockerfile=text, **options)
-    kept = {*image.stages, image.id}
-    builds.remove(changed, keep=kept)
+        for _ in range(2):  # one alone may have met a hiccup of this machine
+            change_a_line(copy)
+            took, changed = _timed(copy, f"{name}-changed", dockerfile=text, **options)
+            builds.remove(changed, keep=kept)
+            times.append(took)
     packages = [
         layer.size for layer in image.layers if "node_modules" in layer.made_by or _installs(layer.made_by)
     ]
@@ -136,8 +138,8 @@ def _build_twice(
         "layers": sum(1 for layer in image.layers if layer.size),
         "packages' layer, MB": round(sum(packages) / 1e6, 1),
         "build from nothing, s": round(cold, 1),
-        "build after a changed line, s": round(again, 1),
-        "of that, in %": round(100 * again / cold),
+        "build after a changed line, s": round(min(times), 1),
+        "of that, in %": round(100 * min(times) / cold),
     }
 
 

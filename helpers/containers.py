@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 OWNER = "tutorial.app"  # label; its value is the machine and process that started the container
 PORT = 3000  # what the app listens on in its container when neither its environment nor its image says
 LINES = 10  # of the log
-SETTLES = 0.03  # real seconds from one look at the log to the next: the engine has it a moment after the app wrote it
+SETTLES = 0.2  # real seconds from one look at the log to the next: the engine has it a moment after the app wrote it
 MIB = 2**20
 
 

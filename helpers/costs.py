@@ -66,7 +66,7 @@ class Cost:
         parts = ", ".join(f"{what} ${usd:.4f}" for what, usd in self.parts if usd)
         sentence = (
             f"On AWS this would cost ${self.hourly:.4f} an hour, ${self.monthly:.2f} a month: {parts}. "
-            f"Traffic, logs and images come on top. Prices of {REGION} as third parties list them in {DATE}; see AWS's pages."
+            f"Traffic, logs, images and alarms come on top. Prices of {REGION} as third parties list them in {DATE}; see AWS's pages."
         )
         unknown = f" What it costs in {self.region} is not known here; see {FARGATE}."
         return sentence if self.region == REGION else sentence + unknown

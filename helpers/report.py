@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -74,11 +75,10 @@ class Record:
             failed.update(reasons)
         return Window(len(numbers) * BIN, [ms for latencies, _ in bins for ms in latencies], failed)
 
-    def median_rate(self, begin: float, end: float) -> float:
-        """Requests served a second in the median one of those bins."""
+    def each(self, begin: float, end: float) -> list[list[float]]:
+        """Of each of those bins its latencies."""
         empty: tuple[list[float], dict[str, int]] = ([], {})
-        served = [len(self.bins.get(n, empty)[0]) for n in self._numbers(begin, end)]
-        return median(served) / BIN if served else 0.0
+        return [self.bins.get(n, empty)[0] for n in self._numbers(begin, end)]
 
     def _numbers(self, begin: float, end: float) -> range:
         """Of the bins whose middle lies between two times."""
@@ -106,9 +106,13 @@ class Window:
 
     def percentile(self, percent: float) -> float:
         """Milliseconds, between the two nearest where it falls between two; NaN if nothing was served."""
-        import numpy
+        return _percentile(self.latencies, percent)
 
-        return float(numpy.percentile(self.latencies, percent)) if self.latencies else math.nan
+
+def _percentile(values: Sequence[float], percent: float) -> float:
+    import numpy
+
+    return float(numpy.percentile(values, percent)) if values else math.nan
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,16 @@ class Report:
     def median_rate(self) -> float:
         """Requests served a real second in the median quarter of a second, so that a hiccup of this machine in the
         middle of a short phase does not count as the service's."""
-        return self.record.median_rate(self.spans[0].begin, self.spans[-1].end)
+        served = [len(latencies) for latencies in self._bins()]
+        return median(served) / BIN if served else 0.0
+
+    @property
+    def peak_rate(self) -> float:
+        """Requests served a real second in the upper quartile of the quarters of a second, for a capacity: that is what
+        was reached, also where this machine did something else for half of a short phase. Some percent above
+        `median_rate` when it did not."""
+        served = [len(latencies) for latencies in self._bins()]
+        return _percentile(served, 75) / BIN if served else 0.0
 
     @property
     def p50(self) -> float:
@@ -185,6 +198,18 @@ class Report:
     def p95(self) -> float:
         """Milliseconds."""
         return self._all.percentile(95)
+
+    @property
+    def median_p95(self) -> float:
+        """Milliseconds: the p95 of the median quarter of a second, of those in which something was served; NaN if nothing
+        was. As for `median_rate`: a hiccup makes all requests slow that it meets, and of a few seconds' requests it easily
+        meets more than five in a hundred."""
+        slow = [_percentile(latencies, 95) for latencies in self._bins() if latencies]
+        return median(slow) if slow else math.nan
+
+    def _bins(self) -> list[list[float]]:
+        """The latencies in each quarter of a second, ms."""
+        return self.record.each(self.spans[0].begin, self.spans[-1].end)
 
     @property
     def bucket(self) -> float:

@@ -40,7 +40,7 @@ def test_two_small_tasks_behind_a_load_balancer_by_hand():
     assert cost.monthly == Decimal("52.69505")
     assert repr(cost) == (
         "On AWS this would cost $0.0722 an hour, $52.70 a month: 2 tasks of 0.25 vCPU and 0.5 GB $0.0247, "
-        "1 load balancer $0.0225, 5 public IPv4 addresses $0.0250. Traffic, logs and images come on top. "
+        "1 load balancer $0.0225, 5 public IPv4 addresses $0.0250. Traffic, logs, images and alarms come on top. "
         "Prices of us-east-1 as third parties list them in November 2026; see AWS's pages."
     )
 

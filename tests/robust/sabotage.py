@@ -15,9 +15,14 @@ SABOTAGES: dict[str, dict[str, str | tuple[str, ...]]] = {
         "The app answers its health check": """
 urlopen = lambda *_, **__: SimpleNamespace(status=500)
 """,
-        "One process saturates: latency multiplies, and much of what was asked for is not served": """
-report = SimpleNamespace(during=lambda _: SimpleNamespace(p95=20.0, rate=99.0))
+        "One process saturates: latency multiplies, and much of what was asked for is not served": (
+            """
+report = SimpleNamespace(during=lambda _: SimpleNamespace(p50=20.0, rate=30.0))
 """,
+            """
+report = SimpleNamespace(during=lambda phase: SimpleNamespace(p50={"quiet": 9.0, "busy": 500.0}[phase], rate=99.0))
+""",
+        ),
         "A killed process stays dead: nothing here starts it again": """
 outcome = "HTTP 200"
 """,
@@ -56,11 +61,11 @@ what_goes_in = lambda app_dir: pandas.DataFrame({"files": [0]}, index=["left out
 """,
         "Under npm the request is lost; under node it is answered": (
             """
-stop_during_a_request = lambda app: SimpleNamespace(answered=False, exit_code=143)
+stop_during_a_request = lambda app, **_: SimpleNamespace(answered=False, exit_code=143)
 """,
             """
 has_the_shell = lambda image: True
-stop_during_a_request = lambda app: SimpleNamespace(answered=True, exit_code=0)
+stop_during_a_request = lambda app, **_: SimpleNamespace(answered=True, exit_code=0)
 """,
         ),
     },
@@ -69,7 +74,7 @@ stop_during_a_request = lambda app: SimpleNamespace(answered=True, exit_code=0)
 answers = answers | {"/healthcheck": 500}
 """,
         "A request in flight is answered before the app leaves": """
-stop_during_a_request = lambda app: SimpleNamespace(answered=False, outcome="no answer", exit_code=143)
+stop_during_a_request = lambda app, **_: SimpleNamespace(answered=False, outcome="no answer", exit_code=143)
 """,
         "Each way to fail has its own exit code, and a reason": """
 try_app = lambda image, **_: SimpleNamespace(exit_code=0, out_of_memory=False, log="")
@@ -163,15 +168,23 @@ ask = lambda url, path, numbers=iter(range(8)): {"task": str((n := next(numbers)
         "A task was stopped and replaced, and no visitor noticed": """
 stopped = SimpleNamespace(failed=1, requests=100)
 """,
-        "A task was killed and replaced, at the cost of a few requests at most": """
-killed = SimpleNamespace(failed=50, requests=100)
+        "A task was killed and replaced, at the cost of a few requests at most": (
+            """
+killed = SimpleNamespace(failed=20, requests=100)
 """,
+            """
+ecs = SimpleNamespace(describe_tasks=lambda **_: {"tasks": [{"containers": [{"exitCode": 0}]}]})
+""",
+        ),
         "One stream tells of this request: that of the task which answered": (
             """
 found = [*found, {"logStreamName": "ecs/app/another", "message": ""}]
 """,
             """
 found = [found[0] | {"logStreamName": "ecs/app/another"}]
+""",
+            """
+found = []
 """,
         ),
         "A new version went out and was taken back, and no request failed": """
@@ -188,15 +201,31 @@ two_tasks = 399.0
         "No request failed, while tasks came and went": """
 test = SimpleNamespace(served=1000, failed=1)
 """,
-        "The service scaled out, and p95 is at least five times lower with the new tasks": """
+        "The service scaled out, and p95 is at least five times lower with the new tasks": (
+            """
 activities = lambda *_: []
 """,
-        "When settled, there are enough tasks and not far too many: CPU is near its target of 50 %": """
+            """
+first_relief = lambda *_: None
+test = SimpleNamespace(during=lambda _: busy, before=lambda *_, **__: SimpleNamespace(median_p95=4 * quick))
+""",
+        ),
+        "When settled, there are enough tasks and not far too many: CPU is near its target of 50 %": (
+            """
 scaling = scaling.assign(value=90.0)
 """,
-        "One process of the same size serves a fraction of it, slowly": """
-one = after
+            """
+scaling = scaling[~((scaling["metric"] == "RequestsServed") & (scaling["time"] > after.start))]
 """,
+        ),
+        "One process of the same size serves a fraction of it, slowly": (
+            """
+one = SimpleNamespace(median_p95=4 * quick, median_rate=1.0)
+""",
+            """
+one = SimpleNamespace(median_p95=9 * quick, median_rate=after.median_rate)
+""",
+        ),
         "Nothing is left": """
 left_over = lambda name: ["stack: left"]
 """,
