@@ -9,7 +9,7 @@ from typing import Any
 from helpers.diagnosis.facts import Evidence
 
 WIDTH = 96
-DRIFT = "\n# and the same in the template, which knows nothing of it"
+DRIFT = "\n# The template should say the same: what it says comes back with an update."
 
 
 def call(service: str, operation: str, /, *, region: str = "", **arguments: Any) -> str:

@@ -10,6 +10,8 @@ from helpers.diagnosis.finding import LIKELY, NOTED, POSSIBLE, PROVEN, SHOWN, Fi
 
 SERVICE, LISTENER = "AWS::ECS::Service", "AWS::ElasticLoadBalancingV2::Listener"
 UNATTACHED = "does not have an associated load balancer"
+# (A) https://docs.aws.amazon.com/AmazonECS/latest/developerguide/service-event-messages-list.html
+BLOCKED = r"unable to stop or start tasks during a deployment"
 BREAKER = r"circuit breaker|rolling back to|deployment failed"
 
 
@@ -89,6 +91,32 @@ def _went_back(e: Evidence) -> bool:
     told = [e.primary.get("rolloutStateReason") or "", *e.said("rolling back")]
     status = e.one("stack").get("StackStatus") or ""
     return any("rolling back" in words for words in told) or status.startswith("UPDATE_ROLLBACK")
+
+
+def deployment_configuration(e: Evidence) -> list[Finding]:
+    """No task may stop because too few would be left, and none may start because too many would be there."""
+    said = e.said(BLOCKED, 1)
+    if not said:
+        return []
+    configuration = e.service.get("deploymentConfiguration") or {}
+    least, most = configuration.get("minimumHealthyPercent"), configuration.get("maximumPercent")
+    desired = e.service.get("desiredCount")
+    evidence = [
+        *said,
+        f"ecs describe_services: minimumHealthyPercent {least}, maximumPercent {most}, desiredCount {desired}",
+    ]
+    cause = (
+        f"The deployment may neither stop one of the {desired} tasks nor start one more: minimumHealthyPercent {least} is "
+        f"rounded up, maximumPercent {most} down, and nothing is left between them."
+    )
+    fix = fixes.call(
+        "ecs",
+        "update_service",
+        cluster=e.cluster,
+        service=e.service_name,
+        deploymentConfiguration={"minimumHealthyPercent": 100, "maximumPercent": 200},
+    )
+    return [Finding(cause, PROVEN, tuple(evidence), fix)]
 
 
 def no_circuit_breaker(e: Evidence) -> list[Finding]:

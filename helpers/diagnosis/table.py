@@ -94,6 +94,12 @@ RULES = {
             though_well=True,
         ),
         Rule("repository-not-empty", "stack", "DELETE_FAILED", stack.repository_not_empty, though_well=True),
+        Rule(
+            "deployment-configuration",
+            "template",
+            "a deployment that neither starts nor stops a task",
+            stack.deployment_configuration,
+        ),
         # What comes of a cause, and makes it worse.
         Rule("no-circuit-breaker", "stack", "the stack hangs for hours", stack.no_circuit_breaker),
         Rule(

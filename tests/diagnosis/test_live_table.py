@@ -171,7 +171,7 @@ CAUSES: dict[str, tuple[Callable[[Place], None], str, set[str]]] = {
     "back": (rolled_back, "app-exits", {"breaker-rolled-back"}),
     "first": (first_rolled_back, "app-exits", {"breaker-rolled-back", "stack-stuck"}),
     "gaps": (no_requests, "metric-gaps", set()),
-    "held": (deployment_goes_on, "scale-in-held", set()),
+    "held": (deployment_goes_on, "deployment-configuration", {"scale-in-held"}),
     "slow": (too_slow, "slow-answers", {"no-circuit-breaker"}),
 }
 
@@ -203,7 +203,8 @@ def test_what_was_made_is_named_first(place, name):
 
     def shown() -> bool:
         seen.append(diagnose(name, name, name))
-        return {first, *besides} <= {cause.rule for cause in seen[-1].causes}
+        found = {cause.rule: cause for cause in seen[-1].causes}
+        return {first, *besides} <= found.keys() and found[first].probable
 
     seen: list[Diagnosis] = []
     until(shown, SECONDS, lambda: str(seen[-1]), pause=0.5)

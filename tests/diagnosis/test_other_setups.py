@@ -301,6 +301,18 @@ def a_new_account() -> dict:
     return stack_event(healthy(), "AWS::ECS::Service", "CREATE_FAILED", said)
 
 
+def no_room_for_a_deployment() -> dict:
+    """AWS's words: Amazon ECS Developer Guide, "Amazon ECS service event messages"."""
+    answers = failing(tasks=0)
+    answers["service"]["deploymentConfiguration"] |= {"minimumHealthyPercent": 100, "maximumPercent": 149}
+    answers["service"]["runningCount"] = 2
+    said = (
+        "(service shop) was unable to stop or start tasks during a deployment because of the service deployment "
+        "configuration. Update the minimumHealthyPercent or maximumPercent value and try again."
+    )
+    return event(answers, said)
+
+
 UNWELL: dict[Callable[[], dict], str] = {
     closed_to_the_second_port: "security-group",
     a_health_check_of_the_container: "container-health-check",
@@ -309,6 +321,7 @@ UNWELL: dict[Callable[[], dict], str] = {
     a_secret_that_is_no_json: "secrets",
     too_many_pulls: "pull-limit",
     a_new_account: "service-linked-role",
+    no_room_for_a_deployment: "deployment-configuration",
 }
 
 
