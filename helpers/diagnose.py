@@ -84,7 +84,7 @@ class Diagnosis:
         others = [finding for finding in self.causes if finding not in probable][:MOST_LESS_LIKELY]
         for number, finding in enumerate(self.notes):
             if not number:
-                yield "\nAll is well; but when the next task starts:"
+                yield "\nNothing of it has failed yet; but when the next task starts:"
             yield f"{'And: ' if number else ''}{_named(finding)}"
             yield from _told(finding)
         if others:

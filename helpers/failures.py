@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LAST = 20  # log lines: of an error that nobody catches Node.js writes about as many
 LOOKS = 8  # at a task's log, whose last lines arrive a little after its end
 UNABLE = "Unable to describe task definition"
-# Codes of stops that a person wanted, or AWS: a Spot task taken back, a machine of its own that fails or is retired.
+# Codes of stops that a person wanted, or AWS: a Spot task taken back, a machine of AWS's that fails or is retired.
 # (A) TaskStopCode, ECS API Reference, as botocore has it.
 WANTED = ("UserInitiated", "SpotInterruption", "TerminationNotice", "InfrastructureHealth")
 NO_FAILURE = "Scaling activity initiated by"  # the scheduler stops a task that is not wanted any more

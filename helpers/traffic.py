@@ -2,8 +2,8 @@
 
 The load is a closed loop, as people are: so many users, each at a constant rate, each waiting for its answer. A
 service that is asked for more than it can do answers late and less often, and no endless queue builds up: with
-`PER_USER` requests a second each, a service that can do 1/1.35 of what it is offered answers after about
-1.35 / PER_USER seconds, which is 0.34 s, however large or small the load is.
+`PER_USER` requests a second each, a service that can do 1/1.3 of what it is offered answers after about
+1.3 / PER_USER seconds, which is 0.33 s, however large or small the load is.
 """
 
 from __future__ import annotations

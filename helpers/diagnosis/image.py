@@ -26,6 +26,9 @@ ARN = re.compile(
 # Said of an image for another kind of machine: by the kernel in the log, by the registry's client before the start.
 PLATFORM = r"descriptor (matching|for) platform|no match for platform|no matching manifest for"
 FORMAT = r"exec format error"
+OFFICIAL = re.compile(
+    r"^(?:docker\.io/)?(?:library/)?(?P<name>[^/]+)$"
+)  # of Docker Hub, and nobody's in particular
 LIMIT = r"toomanyrequests|reached your (unauthenticated )?pull rate limit|429 Too Many Requests"
 
 
@@ -89,13 +92,12 @@ def pull_limit(e: Evidence) -> list[Finding]:
     if not said:
         return []
     image = e.container.get("image") or "<image>"
-    name = image.rsplit("/", 1)[-1]
-    official = f"public.ecr.aws/docker/library/{name}"
-    fix = (
-        "Take the image from another registry: Amazon's public gallery has a copy of Docker's official ones\n"
-        + fixes.new_image(e, official)
-        + "\nor put it into a repository of your own, by an ECR pull-through cache rule or docker push"
-    )
+    fix = "Put the image into a repository of your own, by an ECR pull-through cache rule or docker push."
+    if official := OFFICIAL.match(image):
+        copied = fixes.new_image(e, f"public.ecr.aws/docker/library/{official['name']}")
+        fix = (
+            f"{fix}\nOr take the copy of Docker's official images that Amazon's public gallery has:\n{copied}"
+        )
     cause = f"The registry of {image} gives no more pulls for now: it limits them for those who are not logged in."
     return [Finding(cause, PROVEN, (*said, f"ecs describe_task_definition, image: {image}"), fix)]
 

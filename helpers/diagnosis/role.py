@@ -110,15 +110,14 @@ def secrets(e: Evidence) -> list[Finding]:
         return []
     words, named = " ".join(said), [s.get("valueFrom") or "" for s in e.container.get("secrets") or []]
     evidence = [*said, *(f"ecs describe_task_definition, secrets: valueFrom {value}" for value in named[:2])]
-    secret = next((value for value in named if value), "<the secret's ARN>")
     action = "ssm:GetParameters" if re.search(r"\bssm\b", words) else "secretsmanager:GetSecretValue"
-    name = _name(e)
+    secret, name = _secret(words, named), _name(e)
     if re.search(DENIED, words):
-        kms = "; and kms:Decrypt on its key, where that is one of your own" if "KMS" in words else ""
-        cause = f"The execution role {name} may not read a secret of the task definition: {action} is not allowed{kms}."
-        fix = _statement(e, "read-secrets", {secret: [action]})
-        decide = _simulate(e, [action], secret)
-        return [Finding(cause, PROVEN, tuple(evidence), fix, decide)]
+        # Secrets Manager lets it read, and the key does not: that is another permission, on another resource.
+        action, on = ("kms:Decrypt", "<the key's ARN>") if "KMS" in words else (action, secret)
+        cause = f"The execution role {name} may not read a secret of the task definition: {action} is not allowed."
+        fix = _statement(e, "read-secrets", {on: [action]})
+        return [Finding(cause, PROVEN, tuple(evidence), fix, _simulate(e, [action], on))]
     if re.search(UNREACHED, words):
         service = "ssm" if action.startswith("ssm") else "secretsmanager"
         cause = f"The tasks do not reach the service {service}, from which a secret of theirs comes."
@@ -131,6 +130,13 @@ def secrets(e: Evidence) -> list[Finding]:
     cause = "A secret that the task definition names is not there, or has not the key that is asked of it."
     decide = fixes.call("secretsmanager", "describe_secret", SecretId=secret)
     return [Finding(cause, SHOWN, tuple(evidence), "Correct valueFrom in the task definition.", decide)]
+
+
+def _secret(words: str, named: list[str]) -> str:
+    """The ARN of the secret or parameter that AWS's words name, else of the first that the definition names by one. What
+    the definition writes behind a secret's ARN, a key of its JSON and a version, is no part of it."""
+    found = re.findall(r"arn:[\w-]+:(?:secretsmanager|ssm):[^\s,]+", " ".join([words, *named]))
+    return ":".join(found[0].split(":")[:7]) if found else "<the secret's ARN>"
 
 
 def _trust(e: Evidence) -> str:

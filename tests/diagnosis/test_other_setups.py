@@ -355,11 +355,58 @@ def test_a_comment_in_the_template_is_no_drift():
     assert found.get("health-check-path") is None
 
 
-def test_a_role_gets_what_the_secret_needs_and_no_more():
-    (cause, *_) = judge(Evidence(a_secret_that_may_not_be_read())).causes
+SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:shop-EaPYTy"
+PARAMETER = "arn:aws:ssm:us-east-1:123456789012:parameter/shop"
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "action", "resource"),
+    [
+        (
+            "failed to fetch secret {} from secrets manager: AccessDeniedException",
+            SECRET,
+            "secretsmanager:GetSecretValue",
+            SECRET,
+        ),
+        (
+            "unable to retrieve secret from asm: AccessDenied",
+            f"{SECRET}:password::",
+            "secretsmanager:GetSecretValue",
+            SECRET,
+        ),
+        (
+            "unable to retrieve secrets from ssm: AccessDeniedException",
+            PARAMETER,
+            "ssm:GetParameters",
+            PARAMETER,
+        ),
+        ("failed to fetch secret {}: Access to KMS is not allowed", SECRET, "kms:Decrypt", "<the key's ARN>"),
+    ],
+)
+def test_a_role_gets_what_the_secret_needs_and_no_more(said, value, action, resource):
+    words = f"ResourceInitializationError: unable to pull secrets or registry auth: {said.format(SECRET)}"
+    secrets = [{"name": "PASSWORD", "valueFrom": value}]
+    (cause, *_) = judge(Evidence(failing(stopped=words, container={"secrets": secrets}))).causes
+    assert cause.rule == "secrets"
     (statement,) = json.loads(cause.fix.split("'''")[1])["Statement"]
-    assert statement["Action"] == ["secretsmanager:GetSecretValue"]
-    assert statement["Resource"].endswith(":secret:shop-EaPYTy")
+    assert (statement["Action"], statement["Resource"]) == ([action], resource)
+
+
+@pytest.mark.parametrize(
+    ("image", "copy"),
+    [
+        ("nginx:1.29", "public.ecr.aws/docker/library/nginx:1.29"),
+        ("docker.io/library/node:24", "public.ecr.aws/docker/library/node:24"),
+        ("acme/shop:1", ""),
+        ("public.ecr.aws/acme/shop:1", ""),
+    ],
+)
+def test_a_copy_in_the_public_gallery_is_offered_of_official_images_alone(image, copy):
+    answers = too_many_pulls()
+    answers["task_definition"]["containerDefinitions"][0]["image"] = image
+    fix = judge(Evidence(answers)).causes[0].fix
+    assert ("docker/library" in fix) is bool(copy)
+    assert copy in fix
 
 
 @pytest.mark.parametrize("partition", ["aws", "aws-cn"])
